@@ -1,0 +1,1 @@
+"""Where videos come from and how a clip is made of them."""
