@@ -1,5 +1,9 @@
 """The errors a user can mend; recipes turn them into one line on stderr and an exit code."""
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 
 class InputError(ValueError):
     """Bad input: the message is one line that names the field or file, the value and the remedy.
@@ -17,3 +21,19 @@ class PublishError(RuntimeError):
 
     Recipes print it and exit with code 1.
     """
+
+
+def exit_code(main: Callable[[], object]) -> int:
+    """Run a recipe: 0; 2 with one line on bad input; 1 with one line where publishing failed; 130 on Ctrl-C."""
+    recipe = Path(sys.argv[0]).name
+    try:
+        main()
+    except (InputError, PublishError) as error:
+        # An error of a data-loader worker arrives with the worker's traceback; its last line is the message.
+        line = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+        sys.stderr.write(f"{recipe}: {line}\n")
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{recipe}: interrupted\n")
+        return 130
+    return 0

@@ -1,0 +1,26 @@
+# make demo, make test, make quality: each sets up what it needs. VENV=path chooses where.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test quality clean
+
+demo: $(VENV)/installed
+	$(BIN)/accelerate launch --config_file accelerate_config.yaml recipes/finetune.py --config recipes/configs/demo.yaml --overwrite
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" --cov --cov-report term-missing:skip-covered
+
+quality: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs build dist src/*.egg-info

@@ -1,0 +1,205 @@
+"""Fine-tune a video-classification model, score it by video, and publish it.
+
+    accelerate launch --config_file accelerate_config.yaml recipes/finetune.py --config recipes/configs/demo.yaml
+
+Own videos in class/*.mp4, a checkpoint of the Hub, the result on the Hub:
+
+    accelerate launch --config_file accelerate_config.yaml recipes/finetune.py \
+        --dataset my_videos --model_name_or_path MCG-NJU/videomae-base --output_dir outputs/mine \
+        --push_to_hub --hub_model_id user/mine
+"""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vidtune.arguments import Arguments, parse
+from vidtune.data.sources import is_hub_id, load_videos
+from vidtune.data.splits import split_videos
+from vidtune.errors import InputError, exit_code
+from vidtune.hub import check_access, model_card, publish
+from vidtune.training.checkpoints import RUN_FILES, check_output_dir, clear_run, find_checkpoint, write_text
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Train, score, save and publish; the report is returned, and written by the first process."""
+    started = time.perf_counter()
+    argv = sys.argv[1:] if argv is None else argv
+    options = parse(argv, __doc__)
+    data, publishing = options.data, options.publish
+    output_dir = Path(options.training.setdefault("output_dir", "outputs/finetune"))
+    resume = options.training.pop("resume_from_checkpoint", None)
+    command = shlex.join(["accelerate", "launch", "recipes/finetune.py", *argv])
+
+    # What can be refused is refused here, before the seconds that importing torch takes
+    check_output_dir(output_dir, resume=bool(resume), overwrite=publishing.overwrite)
+    checkpoint = find_checkpoint(resume, output_dir) if resume else None
+    videos = load_videos(data.dataset)
+    seed = options.training.get("seed", 42)
+    videos = split_videos(videos, data.validation_fraction, data.test_fraction, seed)
+    repo_id = None
+    if publishing.push_to_hub:
+        repo_id = check_access(publishing.hub_model_id, publishing.hub_private_repo)
+
+    # Load the model, and join it with the videos
+    from vidtune.evaluation.report import print_summary, to_json
+
+    trainer, clips, newly_initialised = build_trainer(options, videos)
+    is_first_process = trainer.is_world_process_zero()
+    if is_first_process:
+        if not resume:
+            clear_run(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_text(output_dir / "config.yaml", yaml.safe_dump(options.config, sort_keys=False))
+    trainer.accelerator.wait_for_everyone()
+
+    # Train, save, score by video
+    result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    trainer.save_model()
+    report = build_report(trainer, clips, result.metrics, options)
+    report["model"]["newly_initialised"] = newly_initialised
+    report |= {"command": command, "seconds": time.perf_counter() - started}
+    if not is_first_process:
+        return report
+    write_text(output_dir / "report.json", to_json(report))
+    names = {"base_model": options.model.model_name_or_path, "dataset": data.dataset}
+    card = model_card(
+        repo_id, report, **names, dataset_on_hub=is_hub_id(data.dataset), license=publishing.hub_license
+    )
+    write_text(output_dir / "README.md", card)
+
+    # Publish, and say what to do next
+    url = None
+    if repo_id:
+        files = sorted(path.name for pattern in RUN_FILES for path in output_dir.glob(pattern))
+        url = publish(output_dir, repo_id, files, "Fine-tune with vidtune")
+    example = videos["validation"][0]["video"]["path"] or "VIDEO"
+    predict = shlex.join(["python", "recipes/predict.py", "--model", str(output_dir), "--input", example])
+    print_summary(report, output_dir, predict, url)
+    return report
+
+
+def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any], list[str]]:
+    """Make model, clips and trainer; returns trainer, clips by split, and the parameters that start at random."""
+    from transformers import set_seed
+
+    from vidtune.data.clips import ClipFormat, EvaluationClips, TrainingClips, unreadable_videos
+    from vidtune.models.auto import clip_settings, load_model, load_processors, read_config
+    from vidtune.training.trainer import VideoTrainer, training_arguments
+
+    data, model = options.data, options.model
+    labels = videos["train"].features["label"].names
+    checkpoint = {"model_name_or_path": model.model_name_or_path, "revision": model.model_revision}
+    config = read_config(
+        **checkpoint,
+        config_name=model.config_name,
+        config_overrides=model.config_overrides,
+        labels=labels,
+        num_frames=data.num_frames,
+        image_size=data.image_size,
+    )
+    clip = ClipFormat(**clip_settings(config, data.sampling, data.fps))
+    args = training_arguments(options.training, model.precision)
+
+    clips: dict[str, Any] = {
+        "train": TrainingClips(
+            videos["train"],
+            clip,
+            seed=args.seed,
+            decoder=data.decoder,
+            transform=data.train_transform,
+            crop_scale=data.crop_scale,
+            crop_ratio=data.crop_ratio,
+            horizontal_flip=data.horizontal_flip,
+            color_jitter=data.color_jitter,
+        )
+    }
+    views = {"temporal_views": data.temporal_views, "spatial_crops": data.spatial_crops}
+    for split in ("validation", "test"):
+        if split in videos:
+            clips[split] = EvaluationClips(videos[split], clip, **views, decoder=data.decoder)
+    if data.on_error == "raise":
+        problems = [problem for part in videos.values() for problem in unreadable_videos(part, data.decoder)]
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise InputError(
+                f"dataset: {problems[0]['path']}: {problems[0]['reason']}{more}; mend or remove it, "
+                "or leave such videos out with --on_error skip"
+            )
+
+    processors = load_processors(**checkpoint, config=config)
+    set_seed(args.seed)
+    network, newly_initialised = load_model(config, **checkpoint)
+    trainer = VideoTrainer(
+        network,
+        args,
+        image_mean=processors[0].image_mean,
+        image_std=processors[0].image_std,
+        label_names=labels,
+        processors=processors,
+        on_error=data.on_error,
+        train_dataset=clips["train"],
+        eval_dataset=clips["validation"],
+    )
+    return trainer, clips, newly_initialised
+
+
+def build_report(
+    trainer: Any, clips: dict[str, Any], train_metrics: dict[str, float], options: Arguments
+) -> dict[str, Any]:
+    """Score validation and test by video, and gather everything that a reader of the run asks for."""
+    import dataclasses
+
+    import numpy as np
+    from accelerate.utils import gather_object
+
+    from vidtune.data.clips import FAILED, failure
+    from vidtune.evaluation.metrics import video_metrics
+    from vidtune.evaluation.report import environment
+
+    labels = list(trainer.model.config.label2id)
+    seconds = train_metrics["train_runtime"]
+    trained = train_metrics["train_samples_per_second"] * seconds
+    throughput = {"train_videos_per_second": trained / max(seconds - trainer.evaluation_seconds, 1e-9)}
+    failed_rows = {"train": sorted(set(gather_object(list(trainer.failed_rows))))}
+    metrics = {}
+    for split in ("validation", "test"):
+        if split in clips:
+            output = trainer.predict(clips[split], metric_key_prefix=split)
+            metrics[split] = video_metrics(output.predictions, output.label_ids, labels)
+            failed_rows[split] = np.flatnonzero(output.label_ids == FAILED).tolist()
+            throughput[f"{split}_videos_per_second"] = output.metrics[f"{split}_samples_per_second"]
+    return {
+        "recipe": "finetune",
+        "config": options.config,
+        "model": {
+            "name_or_path": options.model.model_name_or_path or options.model.config_name,
+            "type": trainer.model.config.model_type,
+            "attention": trainer.model.config._attn_implementation,
+            "parameters": trainer.model.num_parameters(),
+            "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
+        },
+        "labels": labels,
+        "clip": dataclasses.asdict(clips["train"].clip),
+        "data": {
+            split: {
+                "videos": len(part),
+                "failed": [failure(part.videos, row, part.decoder) for row in failed_rows[split]],
+            }
+            for split, part in clips.items()
+        },
+        "metrics": metrics,
+        "history": trainer.state.log_history,
+        "throughput": throughput,
+        "environment": environment(
+            trainer.args.world_size, trainer.accelerator.mixed_precision, clips["train"].decoder
+        ),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

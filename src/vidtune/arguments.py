@@ -1,0 +1,405 @@
+"""The options of the recipes: dataclasses, filled from a YAML file and then from the command line.
+
+Everything here answers at once: neither torch nor transformers is imported, so `--help` and a bad value
+cost no waiting.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from vidtune.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Area = Annotated[float, Field(gt=0, le=1)]
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its help text."""
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class DataArguments:
+    """The videos, and how clips are made of them."""
+
+    dataset: str = option(
+        "demo",
+        "demo, demo-success, a folder class/*.mp4 or split/class/*.mp4, a table (.csv, .tsv, .jsonl, .parquet) "
+        "with columns video, label and optionally split, group, start_seconds, end_seconds, or a Hub dataset id",
+    )
+    validation_fraction: Fraction = option(
+        0.15, "share of the training videos to validate on, where the dataset has no validation split"
+    )
+    test_fraction: Fraction = option(
+        0.15, "share of the videos to test on, where the dataset has no split at all"
+    )
+    num_frames: Annotated[int, Field(ge=1)] | None = option(None, "frames of a clip (default: the model's)")
+    image_size: Annotated[int, Field(ge=1)] | None = option(
+        None, "height and width of a clip (default: the model's)"
+    )
+    sampling: Literal["segments", "dense"] | None = option(
+        None,
+        "segments: one frame of each of num_frames equal parts of the video; dense: consecutive frames at "
+        "--fps (default: the model's, else segments)",
+    )
+    fps: Annotated[float, Field(gt=0)] | None = option(
+        None, "frames per second of a dense clip (default: the model's, else 7.5)"
+    )
+    temporal_views: Annotated[int, Field(ge=1)] = option(1, "clips of each video that an evaluation averages")
+    spatial_crops: Literal[1, 3] = option(1, "crops of each clip that an evaluation averages")
+    crop_scale: Annotated[list[Area], Field(min_length=2, max_length=2)] = option(
+        [0.5, 1.0], "least and greatest share of the picture that a training crop covers"
+    )
+    crop_ratio: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)] = option(
+        [0.75, 1.3333], "least and greatest width over height of a training crop"
+    )
+    horizontal_flip: Share = option(0.5, "share of the training clips that are mirrored")
+    color_jitter: Share = option(0.0, "greatest change of brightness, contrast and saturation in training")
+    train_transform: str | None = option(
+        None,
+        "module:function that replaces crop, flip and jitter: takes a uint8 clip (C, T, H, W) as "
+        "pytorchvideo's transforms do, returns (C, T, image_size, image_size), uint8 or float in [0, 1]",
+    )
+    decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: torchcodec where it finds FFmpeg")
+    on_error: Literal["raise", "skip"] = option(
+        "raise", "what a video that can't be decoded does to training: stop it, or be left out and reported"
+    )
+
+
+@dataclass
+class ModelArguments:
+    """The model: a checkpoint, or a configuration to start from scratch."""
+
+    model_name_or_path: str | None = option(None, "checkpoint to fine-tune: Hub id or folder")
+    model_revision: str | None = option(None, "branch, tag or commit of a checkpoint on the Hub")
+    config_name: str | None = option(
+        None, "train from scratch: a model type such as videomae, a folder or a JSON file"
+    )
+    config_overrides: dict[str, Any] = option({}, "fields of that configuration to change: {num_frames: 8}")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "auto: what accelerate was launched with, else bf16 on a GPU that has it, else fp32"
+    )
+
+
+@dataclass
+class PublishArguments:
+    """Where the finished model goes."""
+
+    push_to_hub: bool = option(False, "publish model, card and report when training is done")
+    hub_model_id: str | None = option(None, "repository to publish to: user/name")
+    hub_private_repo: bool | None = option(None, "make that repository private if it is new")
+    hub_license: str | None = option(None, "licence of the model, as the Hub spells it: apache-2.0, mit, ...")
+    overwrite: bool = option(False, "replace the run that output_dir already holds")
+
+
+@dataclass
+class Arguments:
+    """What a recipe was asked to do."""
+
+    data: DataArguments
+    model: ModelArguments
+    publish: PublishArguments
+    training: dict[str, Any]
+    """Fields of transformers.TrainingArguments that were given, by name."""
+    config: dict[str, Any]
+    """Everything above as one flat mapping: writing it as YAML reproduces the run."""
+
+
+SECTIONS: dict[str, type] = {"data": DataArguments, "model": ModelArguments, "publish": PublishArguments}
+
+# Answered by us, or of no use in a run that is described by a file.
+REFUSED_TRAINING_FIELDS = {
+    "hub_token": "it would be saved with the model; set the environment variable HF_TOKEN, or run `hf auth login`",
+    "remove_unused_columns": "the trainer needs every column; leave it out",
+    "label_names": "the label column is always `label`; leave it out",
+    "do_train": "finetune always trains; leave it out",
+    "do_eval": "finetune always evaluates; leave it out",
+    "do_predict": "finetune always scores the test split; leave it out",
+    "hub_strategy": "the finished model is published once, at the end; leave it out",
+    "hub_always_push": "the finished model is published once, at the end; leave it out",
+    "hub_revision": "the finished model is published to the main branch; leave it out",
+}
+
+# transformers takes any number here and fails, or trains nothing, much later.
+RANGES: dict[str, Any] = {
+    "learning_rate": Field(ge=0),
+    "num_train_epochs": Field(gt=0),
+    "per_device_train_batch_size": Field(ge=1),
+    "per_device_eval_batch_size": Field(ge=1),
+    "gradient_accumulation_steps": Field(ge=1),
+    "weight_decay": Field(ge=0),
+    "warmup_steps": Field(ge=0),
+    "max_grad_norm": Field(ge=0),
+    "label_smoothing_factor": Field(ge=0, lt=1),
+    "dataloader_num_workers": Field(ge=0),
+    "logging_steps": Field(gt=0),
+    "save_steps": Field(gt=0),
+    "eval_steps": Field(gt=0),
+    "save_total_limit": Field(ge=1),
+    "seed": Field(ge=0),
+    "data_seed": Field(ge=0),
+}
+
+SHOWN_TRAINING_FIELDS = (
+    "output_dir num_train_epochs max_steps learning_rate lr_scheduler_type warmup_steps weight_decay "
+    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps label_smoothing_factor "
+    "max_grad_norm optim gradient_checkpointing torch_compile dataloader_num_workers eval_strategy "
+    "save_strategy save_total_limit load_best_model_at_end metric_for_best_model logging_steps report_to "
+    "resume_from_checkpoint seed use_cpu"
+).split()
+
+
+def parse(argv: Sequence[str] | None, description: str) -> Arguments:
+    """Read the options of a recipe: defaults, then `--config FILE`, then the command line.
+
+    Args:
+        argv: Words of the command line, without the program's name; None for `sys.argv`.
+        description: What `--help` says of the recipe.
+
+    Returns:
+        The options, every value checked.
+
+    Raises:
+        InputError: If a key is unknown, or a value of the wrong type or out of range.
+        SystemExit: After `--help`.
+    """
+    types = {name: hint for section in SECTIONS.values() for name, hint in _hints(section).items()}
+    types |= {name: hint for name, hint in training_fields().items() if name not in types}
+    words = list(sys.argv[1:] if argv is None else argv)
+    given, unknown = _parser(types, description).parse_known_args(words)
+    if unknown:
+        raise InputError(_unknown_key(unknown[0].lstrip("-").split("=")[0], types, "command line"))
+    command_line = vars(given)
+    path = command_line.pop("config", None)
+    values = read_yaml(path) if path else {}
+    for name in values:
+        if name not in types:
+            raise InputError(_unknown_key(name, types, path))
+    values = {name: check_value(name, value, types[name], source=path) for name, value in values.items()}
+    for name, text in command_line.items():
+        values[name] = check_value(name, _from_command_line(text, types[name]), types[name])
+    for name, remedy in REFUSED_TRAINING_FIELDS.items():
+        if name in values:
+            raise InputError(f"{name}: can't be set: {remedy}")
+    return _arguments(values)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Read a config file.
+
+    Raises:
+        InputError: If the file can't be read, is no YAML, or is no mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not a text file"
+        raise InputError(f"config: {path}: {reason}; give a YAML file such as recipes/configs/demo.yaml") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "is not YAML"
+        raise InputError(f"config: {path}{where}: {problem}; write one `key: value` a line") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"config: {path}: holds a {type(values).__name__}; write one `key: value` a line")
+    return {str(name): value for name, value in values.items()}
+
+
+def check_value(name: str, value: Any, hint: Any, source: str | None = None) -> Any:
+    """Check one value against its type and range; `5e-5` in YAML, a string, passes as a number.
+
+    Raises:
+        InputError: If the value doesn't fit.
+    """
+    if value is False and _accepts(hint, str) and not _accepts(hint, bool):
+        value = "no"  # what YAML makes of `eval_strategy: no`
+    prefix = f"{source}: {name}" if source else name
+    if isinstance(value, bool) and not _accepts(hint, bool):
+        raise InputError(f"{prefix}: got {value!r}; give a {_describe(hint)}")
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        # The last error is that of the closest alternative in a union with None.
+        message = next(e["msg"] for e in error.errors() if e["type"] != "none_required")
+        raise InputError(f"{prefix}: got {value!r}; {message[0].lower()}{message[1:]}") from None
+
+
+@cache
+def training_fields() -> dict[str, Any]:
+    """Names and types of the fields of transformers.TrainingArguments.
+
+    They are read from its source, since importing it takes several seconds.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("transformers: is not installed; run `pip install -e .` in the folder of vidtune")
+    folder = Path(spec.submodule_search_locations[0])
+    trees = [ast.parse((folder / name).read_text(encoding="utf-8")) for name in ("trainer_utils.py", "training_args.py")]
+    classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    names: dict[str, Any] = {"Any": Any, "Literal": Literal} | {t.__name__: t for t in (int, float, bool, str, list, dict)}
+    enums = {name: _enum_values(node) for name, node in classes.items() if _is_enum(node)}
+    names |= {name: Literal[tuple(values)] for name, values in enums.items() if values}
+    fields = {}
+    for node in classes["TrainingArguments"].body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            annotation = ast.unparse(node.annotation)
+            if any(enum in annotation for enum in enums):
+                # `IntervalStrategy | str` means one of the strings of IntervalStrategy.
+                annotation = annotation.replace(" | str", "")
+            name = node.target.id
+            hint = eval(annotation, {}, _Names(names))
+            fields[name] = Annotated[hint, RANGES[name]] if name in RANGES else hint
+    return fields
+
+
+class _Names(dict[str, Any]):
+    def __missing__(self, name: str) -> Any:
+        return Any
+
+
+def _is_enum(node: ast.ClassDef) -> bool:
+    return any(isinstance(base, ast.Name) and base.id.endswith("Enum") for base in node.bases)
+
+
+def _enum_values(node: ast.ClassDef) -> list[str]:
+    constants = [item.value for item in node.body if isinstance(item, ast.Assign)]
+    return [item.value for item in constants if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+
+
+def _hints(section: type) -> dict[str, Any]:
+    return get_type_hints(section, include_extras=True)
+
+
+def _accepts(hint: Any, kind: type) -> bool:
+    """Whether a value of the type may stand there, whatever the nesting of Annotated and unions."""
+    if get_origin(hint) is Literal:
+        return any(isinstance(value, kind) for value in get_args(hint))
+    if get_origin(hint) is Annotated:
+        return _accepts(get_args(hint)[0], kind)
+    if get_origin(hint) in (list, dict):
+        return kind is get_origin(hint)
+    return hint is kind or hint is Any or any(_accepts(part, kind) for part in get_args(hint))
+
+
+def _describe(hint: Any) -> str:
+    names = [kind.__name__ for kind in (int, float, str, list, dict) if _accepts(hint, kind)]
+    return " or ".join({"int": "whole number", "float": "number", "str": "string"}.get(n, n) for n in names)
+
+
+def _from_command_line(text: str | list[str], hint: Any) -> Any:
+    if isinstance(text, list):
+        return [yaml.safe_load(item) for item in text]
+    if text.lower() in ("none", "null") and _accepts(hint, type(None)):
+        return None
+    is_free_text = _accepts(hint, str) and not _accepts(hint, dict) and not _accepts(hint, list)
+    try:
+        return text if is_free_text else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _unknown_key(name: str, known: dict[str, Any], source: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]}?" if near else "`--help` lists the known ones"
+    return f"{source}: {name}: unknown key; {remedy}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"command line: {message}; see --help")
+
+
+def _parser(types: dict[str, Any], description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        description=description,
+        usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
+        epilog="Every other field of transformers.TrainingArguments is an option too, under its own name.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options; the command line overrides it")
+    for section in SECTIONS.values():
+        group = parser.add_argument_group((section.__doc__ or "").rstrip("."))
+        for item in dataclasses.fields(section):
+            default = item.default_factory() if callable(item.default_factory) else item.default
+            shown = "" if default in (None, {}, False) else f" (default: {default})"
+            _add_option(group, item.name, types[item.name], item.metadata["help"].replace("%", "%%") + shown)
+    group = parser.add_argument_group("Training (fields of transformers.TrainingArguments)")
+    own = {item.name for section in SECTIONS.values() for item in dataclasses.fields(section)}
+    for name in SHOWN_TRAINING_FIELDS:
+        _add_option(group, name, types[name], "")
+    for name in types.keys() - own - set(SHOWN_TRAINING_FIELDS):
+        _add_option(parser, name, types[name], argparse.SUPPRESS)
+    return parser
+
+
+def _add_option(group: Any, name: str, hint: Any, help: str) -> None:
+    words: dict[str, Any] = {"help": help, "metavar": name.rsplit("_", 1)[-1].upper()}
+    if _accepts(hint, bool):
+        words |= {"nargs": "?", "const": "true", "metavar": "true|false"}
+    elif _accepts(hint, list) and not _accepts(hint, str):
+        words |= {"nargs": "+"}
+    group.add_argument(f"--{name}", **words)
+
+
+def _arguments(values: dict[str, Any]) -> Arguments:
+    sections = {}
+    for key, section in SECTIONS.items():
+        own = {item.name for item in dataclasses.fields(section)}
+        sections[key] = section(**{name: value for name, value in values.items() if name in own})
+    flat = {name: value for section in sections.values() for name, value in dataclasses.asdict(section).items()}
+    training = {name: value for name, value in values.items() if name not in flat}
+    check_together(**sections)
+    config = flat | training
+    for name in ("overwrite", "resume_from_checkpoint"):
+        config.pop(name, None)
+    return Arguments(**sections, training=training, config=config)
+
+
+def check_together(data: DataArguments, model: ModelArguments, publish: PublishArguments) -> None:
+    """Check what no single value can tell.
+
+    Raises:
+        InputError: If two options contradict each other.
+    """
+    if model.model_name_or_path and model.config_name:
+        raise InputError(
+            f"config_name: {model.config_name!r} trains from scratch, model_name_or_path: "
+            f"{model.model_name_or_path!r} fine-tunes; give one of them"
+        )
+    if not model.model_name_or_path and not model.config_name:
+        raise InputError("model_name_or_path: missing; give a checkpoint to fine-tune, or --config_name videomae")
+    if model.config_overrides and not model.config_name:
+        raise InputError("config_overrides: goes with config_name; a checkpoint keeps its own configuration")
+    if publish.push_to_hub and not publish.hub_model_id:
+        raise InputError("hub_model_id: missing; push_to_hub needs the repository: --hub_model_id user/name")
+    for name in ("crop_scale", "crop_ratio"):
+        low, high = getattr(data, name)
+        if low > high:
+            raise InputError(f"{name}: got [{low}, {high}]; give the smaller number first")
+    if data.validation_fraction + data.test_fraction >= 1:
+        raise InputError(
+            f"validation_fraction: {data.validation_fraction} and test_fraction: {data.test_fraction} "
+            "leave no video to train on; make them smaller"
+        )
+    if data.fps is not None and data.sampling == "segments":
+        raise InputError(f"fps: {data.fps} goes with sampling: dense; segments span the whole video")
+    if data.train_transform and ":" not in data.train_transform:
+        raise InputError(f"train_transform: got {data.train_transform!r}; write module:function")

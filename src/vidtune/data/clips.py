@@ -1,0 +1,283 @@
+"""Clips of a dataset's videos, decoded, sampled and transformed on the fly in the workers of a data loader."""
+
+import importlib
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from vidtune.data.decoding import Video, open_video
+from vidtune.data.sampling import dense_views, random_dense, random_segments, segment_views
+from vidtune.data.transforms import augment, crop_views
+from vidtune.errors import InputError, VideoError
+
+FAILED = -100
+"""The label of a video that could not be decoded: cross-entropy, metrics and the Trainer's counts pass over it."""
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ClipFormat:
+    """What a clip is, for the model that reads it.
+
+    Attributes:
+        num_frames: Frames, >= 1.
+        image_size: Height and width, pixels.
+        sampling: `segments` (the whole video) or `dense` (consecutive frames).
+        fps: Frames per second of a dense clip.
+    """
+
+    num_frames: int
+    image_size: int
+    sampling: str = "segments"
+    fps: float = 7.5
+
+
+class TrainingClips(TorchDataset[Item]):
+    """One random clip of each video, in each epoch another.
+
+    An index is a pair (epoch, row), and the clip a pure function of (seed, epoch, row, draw): the same for any
+    number of workers and processes, before or after a restart.
+
+    Args:
+        videos: Rows with columns `video` and `label`, and optionally `start_seconds` and `end_seconds`.
+        clip: What a clip is.
+        seed: Seed of all draws.
+        decoder: `auto`, `torchcodec` or `pyav`.
+        transform: `module:function` that replaces `augment`; see `load_transform`.
+        augmentation: Keyword arguments of `augment`.
+    """
+
+    def __init__(
+        self,
+        videos: Dataset,
+        clip: ClipFormat,
+        *,
+        seed: int = 0,
+        decoder: str = "auto",
+        transform: str | None = None,
+        **augmentation: Any,
+    ) -> None:
+        self.videos, self.clip, self.seed, self.decoder = videos, clip, seed, decoder
+        self.transform, self.augmentation = transform, augmentation
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: tuple[int, int]) -> Item:
+        """Return `pixel_values` (uint8 `(T, C, H, W)`), `labels`, `row` and whether it `failed`."""
+        epoch, row = index
+        video = self.videos[row]
+        rng = np.random.default_rng([self.seed, epoch, row, 0])
+        try:
+            with open_row(video, self.decoder) as opened:
+                frames = opened.frames_at(self._times(opened, rng).tolist())
+        except VideoError:
+            return _failed(row, (self.clip.num_frames, 3, self.clip.image_size, self.clip.image_size))
+        if self.transform:
+            pixels = apply_transform(load_transform(self.transform), frames, self.clip.image_size, rng)
+        else:
+            pixels = augment(frames, self.clip.image_size, rng, **self.augmentation)
+        return {"pixel_values": pixels, "labels": video["label"], "row": row, "failed": False}
+
+    def _times(self, opened: Video, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
+        if self.clip.sampling == "dense":
+            return random_dense(opened.duration_seconds, self.clip.num_frames, self.clip.fps, rng)
+        return random_segments(opened.duration_seconds, self.clip.num_frames, rng)
+
+
+class EvaluationClips(TorchDataset[Item]):
+    """All views of each video, from one decode; the same at every call.
+
+    Args:
+        videos: Rows with columns `video` and `label`, and optionally `start_seconds` and `end_seconds`.
+        clip: What a clip is.
+        temporal_views: Clips over the length of a video.
+        spatial_crops: 1 or 3 crops of each clip.
+        decoder: `auto`, `torchcodec` or `pyav`.
+    """
+
+    def __init__(
+        self,
+        videos: Dataset,
+        clip: ClipFormat,
+        *,
+        temporal_views: int = 1,
+        spatial_crops: int = 1,
+        decoder: str = "auto",
+    ) -> None:
+        self.videos, self.clip, self.decoder = videos, clip, decoder
+        self.temporal_views, self.spatial_crops = temporal_views, spatial_crops
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, row: int) -> Item:
+        """Return `pixel_values` (uint8 `(V, T, C, H, W)`), `labels`, `row` and whether it `failed`."""
+        video = self.videos[row]
+        size = self.clip.image_size
+        views = self.temporal_views * self.spatial_crops
+        try:
+            with open_row(video, self.decoder) as opened:
+                times = self._times(opened.duration_seconds)
+                frames = opened.frames_at(np.concatenate(times).tolist())
+        except VideoError:
+            return _failed(row, (views, self.clip.num_frames, 3, size, size))
+        clips = frames.split(self.clip.num_frames)
+        pixels = torch.stack([view for clip in clips for view in crop_views(clip, size, self.spatial_crops)])
+        return {"pixel_values": pixels, "labels": video["label"], "row": row, "failed": False}
+
+    def _times(self, duration: float) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
+        if self.clip.sampling == "dense":
+            return dense_views(duration, self.clip.num_frames, self.clip.fps, self.temporal_views)
+        return segment_views(duration, self.clip.num_frames, self.temporal_views)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Rows in an order that (seed, epoch) alone decide, each with its epoch.
+
+    The epoch travels with the index, so no state is shared with workers. Set `epoch` before iterating.
+    """
+
+    def __init__(self, num_rows: int, seed: int = 0) -> None:
+        self.num_rows, self.seed, self.epoch = num_rows, seed, 0
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
+        for row in np.random.default_rng([self.seed, epoch]).permutation(self.num_rows):
+            yield epoch, int(row)
+
+
+def collate(items: Sequence[Item]) -> dict[str, Any]:
+    """Stack items: `pixel_values` uint8 `(B, ...)`, `labels` int64 `(B,)`, and a list of the `failed_rows`."""
+    return {
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "labels": torch.tensor([item["labels"] for item in items]),
+        "failed_rows": [item["row"] for item in items if item["failed"]],
+    }
+
+
+def open_row(video: dict[str, Any], decoder: str = "auto") -> Video:
+    """Open the video of a row.
+
+    Raises:
+        VideoError: If it can't be opened.
+    """
+    source = video["video"]
+    content = source["bytes"] if source["bytes"] is not None else source["path"]
+    return open_video(content, decoder, video.get("start_seconds"), video.get("end_seconds"))
+
+
+def failure(videos: Dataset, row: int, decoder: str = "auto") -> dict[str, str]:
+    """Say why a video fails: its `path` (or id) and the `reason`, by decoding it once more."""
+    video = videos[row]
+    path = video["video"]["path"] or video["video_id"]
+    try:
+        with open_row(video, decoder) as opened:
+            opened.frames_at([0.0, opened.duration_seconds])
+        reason = "failed once, and was read on a second try"
+    except VideoError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+    return {"path": path, "reason": reason}
+
+
+def unreadable_videos(videos: Dataset, decoder: str = "auto", most: int = 1000) -> list[dict[str, str]]:
+    """Open videos, evenly spread over the rows and at most so many, and list those that fail, as `failure`.
+
+    Only the container and its first frame are read: this finds missing files, folders, text files and broken
+    headers before an hour of training does.
+    """
+    failures = []
+    for row in np.linspace(0, len(videos) - 1, min(most, len(videos))).astype(int):
+        try:
+            with open_row(videos[int(row)], decoder) as opened:
+                opened.frames_at([0.0])
+        except VideoError:
+            failures.append(failure(videos, int(row), decoder))
+    return failures
+
+
+def load_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Import a user's transform, `module:function`, from the working folder or the installed packages.
+
+    Raises:
+        InputError: If there is no such module or function.
+    """
+    module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        transform = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"train_transform: {name}: {error}; write module:function, as in my_transforms:train") from None
+    if not callable(transform):
+        raise InputError(f"train_transform: {name}: is a {type(transform).__name__}; name a function or transform")
+    result: Callable[[torch.Tensor], torch.Tensor] = transform
+    return result
+
+
+def apply_transform(
+    transform: Callable[[torch.Tensor], torch.Tensor], frames: torch.Tensor, size: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """Apply a user's transform, its global randomness seeded from ours.
+
+    Args:
+        transform: Takes and returns a clip `(C, T, H, W)`, the layout of pytorchvideo; uint8, or float in [0, 1].
+        frames: uint8 `(T, C, H, W)`.
+        size: Height and width that the result must have.
+        rng: Source of randomness.
+
+    Returns:
+        uint8 `(T, C, size, size)`.
+
+    Raises:
+        InputError: If the result has another shape or range.
+    """
+    with seeded(int(rng.integers(2**32))):
+        clip = transform(frames.transpose(0, 1))
+    expected = (frames.shape[1], frames.shape[0], size, size)
+    if tuple(clip.shape) != expected:
+        raise InputError(
+            f"train_transform: returned shape {tuple(clip.shape)}; return {expected}: channels, frames, height, width"
+        )
+    if clip.is_floating_point():
+        low, high = clip.min().item(), clip.max().item()
+        if low < -0.01 or high > 1.01:
+            raise InputError(
+                f"train_transform: returned values from {low:.3g} to {high:.3g}; return uint8, or float in [0, 1], "
+                "and leave out Normalize: the trainer normalises"
+            )
+        clip = clip.clamp(0, 1).mul(255).round()
+    return clip.to(torch.uint8).transpose(0, 1)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch, and put them back as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _failed(row: int, shape: tuple[int, ...]) -> Item:
+    return {"pixel_values": torch.zeros(shape, dtype=torch.uint8), "labels": FAILED, "row": row, "failed": True}

@@ -1,0 +1,109 @@
+"""Metrics by video, as `evaluate.Metric`s that need no download."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+
+_LABELS = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+_RANKED = datasets.Features(
+    {"predictions": datasets.Sequence(datasets.Value("int64")), "references": datasets.Value("int64")}
+)
+
+
+class _Metric(evaluate.Metric):  # type: ignore[misc]
+    features = _LABELS
+
+    def __init__(self) -> None:
+        super().__init__(keep_in_memory=True)  # no file in a cache that processes would fight over
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(description=self.__doc__, citation="", features=self.features)
+
+
+class Accuracy(_Metric):
+    """Share of the videos whose predicted label is the true one, in [0, 1]."""
+
+    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"accuracy": float(accuracy_score(references, predictions))}
+
+
+class TopKAccuracy(_Metric):
+    """Share of the videos whose true label is among the first k of the predicted ones, best first, in [0, 1]."""
+
+    features = _RANKED
+
+    def _compute(self, predictions: Sequence[Sequence[int]], references: Sequence[int], k: int = 5) -> dict[str, float]:
+        hits = np.asarray(predictions)[:, :k] == np.asarray(references)[:, None]
+        return {f"top{k}_accuracy": float(hits.any(1).mean())}
+
+
+class MacroF1(_Metric):
+    """Mean over the labels that occur of the F1 score, in [0, 1]."""
+
+    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
+
+
+class PerClass(_Metric):
+    """Precision, recall and F1, in [0, 1], and the number of videos of each label."""
+
+    def _compute(
+        self, predictions: Sequence[int], references: Sequence[int], num_labels: int = 2
+    ) -> dict[str, list[float]]:
+        names = ("precision", "recall", "f1", "support")
+        values = precision_recall_fscore_support(references, predictions, labels=range(num_labels), zero_division=0)
+        return {name: value.tolist() for name, value in zip(names, values, strict=True)}
+
+
+class ConfusionMatrix(_Metric):
+    """Videos by true label (rows) and predicted label (columns)."""
+
+    def _compute(
+        self, predictions: Sequence[int], references: Sequence[int], num_labels: int = 2
+    ) -> dict[str, list[list[int]]]:
+        return {"confusion_matrix": confusion_matrix(references, predictions, labels=range(num_labels)).tolist()}
+
+
+def video_metrics(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], label_names: Sequence[str]
+) -> dict[str, Any]:
+    """Score the videos of a split; those that could not be decoded are counted and left out.
+
+    Args:
+        probabilities: Of each label, averaged over the views of a video, `(N, num_labels)`.
+        labels: True labels, `(N,)`; negative where the video failed.
+        label_names: Names of the labels, in order.
+
+    Returns:
+        `videos` scored, `failed`, `loss` (mean negative log-likelihood, nats), `accuracy`, `top5_accuracy` (None with
+        five labels or fewer), `macro_f1`, `per_class` (by name) and `confusion_matrix`. Without a scored video the
+        metrics are None.
+    """
+    scored = labels >= 0
+    counts = {"videos": int(scored.sum()), "failed": int((~scored).sum())}
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64)[scored], labels[scored]
+    if not len(labels):
+        names = ("loss", "accuracy", "top5_accuracy", "macro_f1", "per_class", "confusion_matrix")
+        return counts | dict.fromkeys(names)
+    num_labels = len(label_names)
+    pairs = {"predictions": probabilities.argmax(1), "references": labels}
+    own = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)
+    table = PerClass().compute(**pairs, num_labels=num_labels)
+    ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    top5 = TopKAccuracy().compute(predictions=ranked, references=labels, k=5) if num_labels > 5 else {}
+    return {
+        **counts,
+        "loss": float(-np.log(own).mean()) + 0.0,  # a perfect score is 0, not -0
+        **Accuracy().compute(**pairs),
+        "top5_accuracy": top5.get("top5_accuracy"),
+        **MacroF1().compute(**pairs),
+        "per_class": {
+            name: {column: values[index] for column, values in table.items()} for index, name in enumerate(label_names)
+        },
+        **ConfusionMatrix().compute(**pairs, num_labels=num_labels),
+    }

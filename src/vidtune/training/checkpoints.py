@@ -1,0 +1,99 @@
+"""Folders of runs and checkpoints: checked before, and never half-written under their final names."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from vidtune.errors import InputError
+
+STAGING = ".unfinished"
+"""Folder in `output_dir` where checkpoints and models are written before they get their names."""
+
+RUN_MARK = "config.yaml"
+"""The file by which a folder is known to hold a run."""
+
+RUN_FILES = (RUN_MARK, "report.json", "README.md", "config.json", "model*.safetensors*", "*processor_config.json")
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
+    """Check that a run may write into a folder: it is new, empty, or a run that is to be resumed or replaced.
+
+    Raises:
+        InputError: If it holds something else.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"output_dir: {output_dir}: is a file; give a folder")
+    if not output_dir.exists() or not any(output_dir.iterdir()):
+        if resume:
+            raise InputError(f"resume_from_checkpoint: {output_dir} holds no run; leave it out, or mend --output_dir")
+        return
+    if not (output_dir / RUN_MARK).is_file():
+        raise InputError(f"output_dir: {output_dir}: holds files of something else; give a new or an empty folder")
+    if not resume and not overwrite:
+        raise InputError(
+            f"output_dir: {output_dir}: holds another run; give another folder, --resume_from_checkpoint auto, or --overwrite"
+        )
+
+
+def find_checkpoint(resume_from_checkpoint: str, output_dir: Path) -> Path:
+    """Find the checkpoint to resume from.
+
+    Args:
+        resume_from_checkpoint: A folder, or `auto` for the newest of the run. Checkpoints get their names when they
+            are whole, so the newest is one.
+        output_dir: Folder of the run.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if resume_from_checkpoint not in ("auto", "true"):
+        checkpoint = Path(resume_from_checkpoint)
+        if not (checkpoint / "trainer_state.json").is_file():
+            raise InputError(f"resume_from_checkpoint: {checkpoint}: is no checkpoint; give its folder, or auto")
+        return checkpoint
+    found = [(int(match[1]), path) for path in output_dir.iterdir() if (match := CHECKPOINT.fullmatch(path.name))]
+    if not found:
+        raise InputError(f"resume_from_checkpoint: {output_dir} holds no checkpoint; start afresh with --overwrite")
+    return max(found)[1]
+
+
+def clear_run(output_dir: Path) -> None:
+    """Remove what a run has written into its folder, and nothing else."""
+    for pattern in (*RUN_FILES, "checkpoint-*", STAGING):
+        for path in output_dir.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def move_files(folder: Path, target: Path) -> None:
+    """Move whole files into a folder, each replacing its namesake at once, and remove their old folder."""
+    sync(folder)
+    for path in sorted(folder.iterdir()):
+        os.replace(path, target / path.name)
+    folder.rmdir()
+
+
+def move_checkpoint(staged: Path, final: Path) -> None:
+    """Give a whole checkpoint its name."""
+    sync(staged)
+    if final.exists():  # a run that was resumed from an earlier one comes by again
+        shutil.rmtree(final)
+    staged.rename(final)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is whole or not there."""
+    temporary = path.with_name(f".{path.name}.unfinished")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def sync(folder: Path) -> None:
+    """Have the files of a folder written to the disk, so that a rename never precedes their content."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
