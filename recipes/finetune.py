@@ -18,10 +18,11 @@ from typing import Any
 import yaml
 
 from vidtune.arguments import Arguments, parse
+from vidtune.card import model_card
 from vidtune.data.sources import is_hub_id, load_videos
 from vidtune.data.splits import split_videos
 from vidtune.errors import InputError, exit_code
-from vidtune.hub import check_access, model_card, publish
+from vidtune.hub import check_access, publish
 from vidtune.training.checkpoints import RUN_FILES, check_output_dir, clear_run, find_checkpoint, write_text
 
 
@@ -67,9 +68,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         return report
     write_text(output_dir / "report.json", to_json(report))
     names = {"base_model": options.model.model_name_or_path, "dataset": data.dataset}
-    card = model_card(
-        repo_id, report, **names, dataset_on_hub=is_hub_id(data.dataset), license=publishing.hub_license
-    )
+    card = model_card(repo_id, report, **names, dataset_on_hub=is_hub_id(data.dataset), license=publishing.hub_license)
     write_text(output_dir / "README.md", card)
 
     # Publish, and say what to do next
@@ -158,10 +157,12 @@ def build_report(
     from accelerate.utils import gather_object
 
     from vidtune.data.clips import FAILED, failure
+    from vidtune.data.decoding import available_decoders
     from vidtune.evaluation.metrics import video_metrics
     from vidtune.evaluation.report import environment
 
     labels = list(trainer.model.config.label2id)
+    decoder = available_decoders()[0] if options.data.decoder == "auto" else options.data.decoder
     seconds = train_metrics["train_runtime"]
     trained = train_metrics["train_samples_per_second"] * seconds
     throughput = {"train_videos_per_second": trained / max(seconds - trainer.evaluation_seconds, 1e-9)}
@@ -195,9 +196,7 @@ def build_report(
         "metrics": metrics,
         "history": trainer.state.log_history,
         "throughput": throughput,
-        "environment": environment(
-            trainer.args.world_size, trainer.accelerator.mixed_precision, clips["train"].decoder
-        ),
+        "environment": environment(trainer.args.world_size, trainer.accelerator.mixed_precision, decoder),
     }
 
 

@@ -84,9 +84,7 @@ def test_length_rate_and_size_vary() -> None:
         ("shrinks", (0, 0, -1)),
     ],
 )
-def test_only_what_the_class_names_differs_from_start_to_end(
-    label: str, change: tuple[int, int, int]
-) -> None:
+def test_only_what_the_class_names_differs_from_start_to_end(label: str, change: tuple[int, int, int]) -> None:
     for seed in range(20):
         path = demo.draw_drift(label, 30, np.random.default_rng(seed))
         assert path.shape == (30, 3)
@@ -114,9 +112,7 @@ def test_a_person_who_watches_the_frames_sees_the_class() -> None:
 
 def test_positions_and_sizes_are_alike_in_all_classes() -> None:
     paths = {
-        label: np.concatenate(
-            [demo.draw_drift(label, 20, np.random.default_rng(seed)) for seed in range(300)]
-        )
+        label: np.concatenate([demo.draw_drift(label, 20, np.random.default_rng(seed)) for seed in range(300)])
         for label in MOTIONS
     }
     for path in paths.values():
@@ -192,9 +188,7 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     assert list((tmp_path / "vidtune").iterdir()) == []
 
 
-def test_two_writers_at_once_end_with_one_whole_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_writers_at_once_end_with_one_whole_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few_videos(monkeypatch)
     write_videos, both_wrote = demo._write_videos, threading.Barrier(2, timeout=30)
 
@@ -204,9 +198,7 @@ def test_two_writers_at_once_end_with_one_whole_folder(
 
     monkeypatch.setattr(demo, "_write_videos", write_then_wait)
     folders: list[Path] = []
-    writers = [
-        threading.Thread(target=lambda: folders.append(demo.write_demo("demo", tmp_path))) for _ in "ab"
-    ]
+    writers = [threading.Thread(target=lambda: folders.append(demo.write_demo("demo", tmp_path))) for _ in "ab"]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -216,9 +208,7 @@ def test_two_writers_at_once_end_with_one_whole_folder(
     assert [path.name for path in folders[0].parent.iterdir()] == ["demo-v1"]
 
 
-def test_a_folder_that_cannot_be_put_in_place_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_put_in_place_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few_videos(monkeypatch)
     (tmp_path / "vidtune").mkdir()
     (tmp_path / "vidtune" / "demo-v1").write_text("a file is in the way")

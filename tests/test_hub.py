@@ -21,8 +21,9 @@ import torch
 from huggingface_hub import ModelCard, snapshot_download
 
 from hub_server import HubServer, hub  # noqa: F401
+from vidtune.card import model_card
 from vidtune.errors import InputError, PublishError
-from vidtune.hub import check_access, model_card, publish
+from vidtune.hub import check_access, publish
 
 FILES = [
     "model.safetensors",
@@ -74,9 +75,7 @@ REPORT = {
 }
 
 
-def card(
-    repo_id="tester/clips", base_model="tester/base", dataset="tester/data", on_hub=True, **changes
-) -> str:
+def card(repo_id="tester/clips", base_model="tester/base", dataset="tester/data", on_hub=True, **changes) -> str:
     report = copy.deepcopy(REPORT) | changes
     return model_card(
         repo_id, report, base_model=base_model, dataset=dataset, dataset_on_hub=on_hub, license="apache-2.0"
@@ -131,9 +130,7 @@ def test_a_repository_is_created_and_its_full_id_returned(hub: HubServer) -> Non
     assert hub.repos["tester/secret"].private
 
 
-@pytest.mark.parametrize(
-    "value", ["a/b/c", "two words", "https://huggingface.co/tester/x", "", "tester/x..y"]
-)
+@pytest.mark.parametrize("value", ["a/b/c", "two words", "https://huggingface.co/tester/x", "", "tester/x..y"])
 def test_a_malformed_id_is_refused_before_any_request(hub: HubServer, value: str) -> None:
     with pytest.raises(InputError, match=r"^hub_model_id: .*is not `user/name`") as caught:
         check_access(value)
@@ -143,9 +140,7 @@ def test_a_malformed_id_is_refused_before_any_request(hub: HubServer, value: str
 
 def test_no_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(
-        InputError, match=r"^hub_model_id: no token to publish 'x': run `hf auth login`.*HF_TOKEN$"
-    ):
+    with pytest.raises(InputError, match=r"^hub_model_id: no token to publish 'x': run `hf auth login`.*HF_TOKEN$"):
         check_access("x")
 
 
@@ -153,9 +148,7 @@ def test_a_refused_token_is_named_by_its_remedy_and_never_shown(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_stolen")
-    with pytest.raises(
-        InputError, match=r"^hub_model_id: cannot publish 'x' \(401 .*hf auth login"
-    ) as caught:
+    with pytest.raises(InputError, match=r"^hub_model_id: cannot publish 'x' \(401 .*hf auth login") as caught:
         check_access("x")
     assert "\n" not in str(caught.value) and "hf_stolen" not in str(caught.value)
 
@@ -184,9 +177,7 @@ def test_a_hub_out_of_reach(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> 
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(
-        InputError, match=r"^hub_model_id: cannot reach http://127.0.0.1:1 .*HF_ENDPOINT"
-    ) as caught:
+    with pytest.raises(InputError, match=r"^hub_model_id: cannot reach http://127.0.0.1:1 .*HF_ENDPOINT") as caught:
         check_access("x")
     assert "\n" not in str(caught.value)
 
@@ -213,9 +204,7 @@ def test_publish_makes_one_commit_of_the_named_files(hub: HubServer, saved: Path
     _, commit = hub.repos[repo_id].commits
     assert url == f"{hub.url}/{repo_id}/commit/{commit.oid}"
     assert commit.message == "Publish a run"
-    assert {name: blob.data for name, blob in commit.files.items()} == {
-        n: (saved / n).read_bytes() for n in FILES
-    }
+    assert {name: blob.data for name, blob in commit.files.items()} == {n: (saved / n).read_bytes() for n in FILES}
     assert [name for name, blob in commit.files.items() if blob.lfs] == ["model.safetensors"]
 
 
@@ -358,9 +347,7 @@ def test_the_metadata_are_those_of_the_run(hub: HubServer, saved: Path) -> None:
 
 
 def test_validation_stands_in_for_a_missing_test_split() -> None:
-    metrics = {
-        "validation": REPORT["metrics"]["validation"] | {"top5_accuracy": 1.0, "macro_f1": float("nan")}
-    }
+    metrics = {"validation": REPORT["metrics"]["validation"] | {"top5_accuracy": 1.0, "macro_f1": float("nan")}}
     data = ModelCard(card(metrics=metrics)).data
     assert [(r.metric_type, r.metric_value, r.dataset_split) for r in data.eval_results] == [
         ("accuracy", 0.5, "validation"),
@@ -370,17 +357,13 @@ def test_validation_stands_in_for_a_missing_test_split() -> None:
 
 
 @pytest.mark.parametrize("path", ["folder", "./folder", "../runs/best", "/data/runs/best", "x3d_m", None])
-def test_only_a_hub_id_is_a_base_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None
-) -> None:
+def test_only_a_hub_id_is_a_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     assert ModelCard(card(base_model=path)).data.base_model is None
 
 
-def test_a_local_folder_shaped_like_an_id_is_no_base_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_local_folder_shaped_like_an_id_is_no_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "best").mkdir(parents=True)
     text = card(base_model="runs/best", dataset=str(tmp_path / "clips"), on_hub=False)

@@ -45,13 +45,9 @@ class DataArguments:
     validation_fraction: Fraction = option(
         0.15, "share of the training videos to validate on, where the dataset has no validation split"
     )
-    test_fraction: Fraction = option(
-        0.15, "share of the videos to test on, where the dataset has no split at all"
-    )
+    test_fraction: Fraction = option(0.15, "share of the videos to test on, where the dataset has no split at all")
     num_frames: Annotated[int, Field(ge=1)] | None = option(None, "frames of a clip (default: the model's)")
-    image_size: Annotated[int, Field(ge=1)] | None = option(
-        None, "height and width of a clip (default: the model's)"
-    )
+    image_size: Annotated[int, Field(ge=1)] | None = option(None, "height and width of a clip (default: the model's)")
     sampling: Literal["segments", "dense"] | None = option(
         None,
         "segments: one frame of each of num_frames equal parts of the video; dense: consecutive frames at "
@@ -251,9 +247,13 @@ def training_fields() -> dict[str, Any]:
     if spec is None or not spec.submodule_search_locations:
         raise InputError("transformers: is not installed; run `pip install -e .` in the folder of vidtune")
     folder = Path(spec.submodule_search_locations[0])
-    trees = [ast.parse((folder / name).read_text(encoding="utf-8")) for name in ("trainer_utils.py", "training_args.py")]
+    trees = [
+        ast.parse((folder / name).read_text(encoding="utf-8")) for name in ("trainer_utils.py", "training_args.py")
+    ]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
-    names: dict[str, Any] = {"Any": Any, "Literal": Literal} | {t.__name__: t for t in (int, float, bool, str, list, dict)}
+    names: dict[str, Any] = {"Any": Any, "Literal": Literal} | {
+        t.__name__: t for t in (int, float, bool, str, list, dict)
+    }
     enums = {name: _enum_values(node) for name, node in classes.items() if _is_enum(node)}
     names |= {name: Literal[tuple(values)] for name, values in enums.items() if values}
     fields = {}

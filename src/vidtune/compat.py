@@ -1,7 +1,7 @@
 """The one place that mends a dependency: PyPI's pytorchvideo (0.1.5) on today's torchvision.
 
-`pytorchvideo.transforms` imports `torchvision.transforms.functional_tensor`, which torchvision 0.17 renamed to
-`_functional_tensor`. `import vidtune` makes the old name work again, without importing torchvision itself.
+`pytorchvideo.transforms` imports `torchvision.transforms.functional_tensor`, which torchvision 0.17 renamed
+to `_functional_tensor`. `import vidtune` makes the old name work again, without importing torchvision itself.
 """
 
 import importlib

@@ -125,22 +125,37 @@ class EvaluationClips(TorchDataset[Item]):
     def __getitem__(self, row: int) -> Item:
         """Return `pixel_values` (uint8 `(V, T, C, H, W)`), `labels`, `row` and whether it `failed`."""
         video = self.videos[row]
-        size = self.clip.image_size
-        views = self.temporal_views * self.spatial_crops
         try:
             with open_row(video, self.decoder) as opened:
-                times = self._times(opened.duration_seconds)
-                frames = opened.frames_at(np.concatenate(times).tolist())
+                pixels = evaluation_views(opened, self.clip, self.temporal_views, self.spatial_crops)
         except VideoError:
+            views, size = self.temporal_views * self.spatial_crops, self.clip.image_size
             return _failed(row, (views, self.clip.num_frames, 3, size, size))
-        clips = frames.split(self.clip.num_frames)
-        pixels = torch.stack([view for clip in clips for view in crop_views(clip, size, self.spatial_crops)])
         return {"pixel_values": pixels, "labels": video["label"], "row": row, "failed": False}
 
-    def _times(self, duration: float) -> list[np.ndarray[Any, np.dtype[np.float64]]]:
-        if self.clip.sampling == "dense":
-            return dense_views(duration, self.clip.num_frames, self.clip.fps, self.temporal_views)
-        return segment_views(duration, self.clip.num_frames, self.temporal_views)
+
+def evaluation_views(video: Video, clip: ClipFormat, temporal_views: int = 1, spatial_crops: int = 1) -> torch.Tensor:
+    """Take all views of a video from one decode.
+
+    Args:
+        video: An opened video.
+        clip: What a clip is.
+        temporal_views: Clips over the length of the video, >= 1.
+        spatial_crops: 1 or 3 crops of each clip.
+
+    Returns:
+        uint8 `(V, T, C, H, W)`, the crops of the first clip first.
+
+    Raises:
+        VideoError: If a frame can't be decoded.
+    """
+    if clip.sampling == "dense":
+        times = dense_views(video.duration_seconds, clip.num_frames, clip.fps, temporal_views)
+    else:
+        times = segment_views(video.duration_seconds, clip.num_frames, temporal_views)
+    frames = video.frames_at(np.concatenate(times).tolist())
+    clips = torch.split(frames, clip.num_frames)
+    return torch.stack([view for part in clips for view in crop_views(part, clip.image_size, spatial_crops)])
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -222,7 +237,9 @@ def load_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     try:
         transform = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"train_transform: {name}: {error}; write module:function, as in my_transforms:train") from None
+        raise InputError(
+            f"train_transform: {name}: {error}; write module:function, as in my_transforms:train"
+        ) from None
     if not callable(transform):
         raise InputError(f"train_transform: {name}: is a {type(transform).__name__}; name a function or transform")
     result: Callable[[torch.Tensor], torch.Tensor] = transform
@@ -230,7 +247,10 @@ def load_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def apply_transform(
-    transform: Callable[[torch.Tensor], torch.Tensor], frames: torch.Tensor, size: int, rng: np.random.Generator
+    transform: Callable[[torch.Tensor], torch.Tensor],
+    frames: torch.Tensor,
+    size: int,
+    rng: np.random.Generator,
 ) -> torch.Tensor:
     """Apply a user's transform, its global randomness seeded from ours.
 
@@ -280,4 +300,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _failed(row: int, shape: tuple[int, ...]) -> Item:
-    return {"pixel_values": torch.zeros(shape, dtype=torch.uint8), "labels": FAILED, "row": row, "failed": True}
+    return {
+        "pixel_values": torch.zeros(shape, dtype=torch.uint8),
+        "labels": FAILED,
+        "row": row,
+        "failed": True,
+    }

@@ -33,8 +33,8 @@ STILL_SECONDS = 0.04
 # A seek costs about as much as decoding this many frames.
 FRAMES_WORTH_A_SEEK = 8
 
-# The first bytes of MP4, MOV, Matroska and WebM. In other containers torchcodec misses frames: it seeks into the
-# middle of MPEG streams, and never reaches the end of AVI with B-frames.
+# The first bytes of MP4, MOV, Matroska and WebM. In others torchcodec misses frames: it seeks into the middle
+# of MPEG streams, and never reaches the end of AVI with B-frames.
 FIT_FOR_TORCHCODEC = re.compile(rb"....(ftyp|moov|mdat|wide|free|skip)|\x1a\x45\xdf\xa3", re.DOTALL)
 
 
@@ -79,8 +79,8 @@ class Video(ABC):
         """Decode the frames on screen at the given times.
 
         Args:
-            seconds: One time or more, counted from the first frame (of the span), in any order, repeated or not.
-                Times at or past the end show the last frame.
+            seconds: One time or more, counted from the first frame (of the span), in any order, repeated or
+                not; times at or past the end show the last frame.
 
         Returns:
             uint8 RGB `(T, C, H, W)`, a view of channels-last memory, as decoded.
@@ -131,9 +131,7 @@ class TorchcodecVideo(Video):
         if not metadata.num_frames:
             raise VideoError(f"{name}: holds no frames")
         self._begin, self._end = metadata.begin_stream_seconds, metadata.end_stream_seconds
-        duration = content_seconds(
-            self._end - self._begin, metadata.num_frames, metadata.average_fps_from_header
-        )
+        duration = content_seconds(self._end - self._begin, metadata.num_frames, metadata.average_fps_from_header)
         super().__init__(name, metadata.num_frames, duration, start, end)
 
     def _size(self) -> tuple[int, int]:
@@ -148,9 +146,7 @@ class TorchcodecVideo(Video):
                 return self._decoder.get_frames_at([last] * len(times)).data  # type: ignore[no-any-return]
             # torchcodec refuses times at or past what it takes for the end.
             before_end = math.nextafter(self._end, self._begin)
-            frames: torch.Tensor = self._decoder.get_frames_played_at(
-                [min(time, before_end) for time in times]
-            ).data
+            frames: torch.Tensor = self._decoder.get_frames_played_at([min(time, before_end) for time in times]).data
             if late:
                 frames[late] = self._decoder.get_frame_at(last).data
         except (RuntimeError, IndexError) as error:
@@ -224,9 +220,7 @@ class PyavVideo(Video):
                     decoded = self._decoded_from(index)
                 frame = next((frame for frame in decoded if shown_at(frame) >= self._pts[index]), None)
                 if frame is None:
-                    raise VideoError(
-                        f"{self._name}: its frame at {self._seconds[index]:g} s cannot be decoded"
-                    )
+                    raise VideoError(f"{self._name}: cannot decode its frame at {self._seconds[index]:g} s")
                 position = index
                 pixels = self._to_rgb(frame)
                 if frames is None:
@@ -259,7 +253,8 @@ class PyavVideo(Video):
     def _to_rgb(self, frame: Any) -> NDArray[np.uint8]:
         """The pixels `(H, W, C)`, upright, by the same conversion as torchcodec's: no flags."""
         rgb = self._reformatter.reformat(frame, format="rgb24", interpolation=0, threads=1)
-        lines = np.frombuffer(rgb.planes[0], np.uint8).reshape(rgb.height, -1)
+        plane: Any = rgb.planes[0]
+        lines = np.frombuffer(plane, np.uint8).reshape(rgb.height, -1)
         pixels = lines[:, : rgb.width * 3].reshape(rgb.height, rgb.width, 3)
         return np.rot90(pixels, round(frame.rotation / 90))
 
@@ -269,7 +264,7 @@ class PyavVideo(Video):
 
 
 def shown_at(frame: Any) -> int:
-    """When a frame decoded by PyAV appears, in the stream's unit; the last ones of some files carry no time."""
+    """When a frame of PyAV appears, in the stream's unit; last of all where it carries no time."""
     pts = frame.dts if frame.pts is None else frame.pts
     return 2**63 if pts is None else int(pts)
 
@@ -294,7 +289,7 @@ def undecodable(name: str, error: Exception) -> VideoError:
 
 @cache
 def torchcodec_works() -> bool:
-    """Whether torchcodec is installed and finds FFmpeg; older ones than 0.17 fail at import where it does not."""
+    """Whether torchcodec is installed and finds FFmpeg; some versions fail at import where they do not."""
     try:
         import torchcodec.decoders
     except (ImportError, RuntimeError, OSError):
@@ -329,6 +324,7 @@ def open_video(
         raise InputError(f"decoder: must be auto, torchcodec or pyav, not {decoder!r}")
     if decoder == "torchcodec" and not torchcodec_works():
         raise InputError("decoder: torchcodec finds no FFmpeg here; install FFmpeg or use decoder: pyav")
+    location: str | bytes
     if isinstance(source, bytes):
         name, head, location = f"a video of {len(source)} bytes", source[:12], source
     else:

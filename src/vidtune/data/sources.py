@@ -96,7 +96,7 @@ def read_folder(folder: Path) -> list[Row]:
 
 
 def read_table(path: Path) -> list[Row]:
-    """Read a table with columns `video` and `label`, and optionally `split`, `group`, `start_seconds`, `end_seconds`.
+    """Read a table: columns `video`, `label`, and optionally `split`, `group`, `start_seconds`, `end_seconds`.
 
     Relative paths of videos are relative to the table.
 
@@ -114,25 +114,34 @@ def read_table(path: Path) -> list[Row]:
         )
     if not len(table):
         raise InputError(f"dataset: {path}: holds no rows; give one a video")
-    rows = []
-    for number, values in enumerate(table.to_dict("records"), start=1):
-        row = {name: None if value == "" or value != value else value for name, value in values.items()}
-        empty = [name for name in ("video", "label") if row[name] is None]
-        if empty:
-            raise InputError(f"dataset: {path}: row {number}: {empty[0]} is empty; fill it in, or delete the row")
-        row["video_id"] = str(row["video"])
-        row["video"] = str(path.parent / str(row["video"]))
-        split = str(row.get("split") or "train")
-        if split.lower() not in SPLITS:
-            raise InputError(f"dataset: {path}: row {number}: split is {split!r}; give train, validation or test")
-        row["split"] = SPLITS[split.lower()]
-        for name in ("start_seconds", "end_seconds"):
-            row[name] = _seconds(row.get(name), f"dataset: {path}: row {number}: {name}")
-        if row["start_seconds"] is not None or row["end_seconds"] is not None:
-            row["video_id"] += f"#{row['start_seconds'] or 0:g}-{'' if row['end_seconds'] is None else row['end_seconds']}"
-        rows.append(row)
+    rows = [
+        _table_row(values, path.parent, where=f"dataset: {path}: row {number}")
+        for number, values in enumerate(table.to_dict("records"), start=1)
+    ]
     _check_paths([row["video"] for row in rows], path)
     return rows
+
+
+def _table_row(values: Row, folder: Path, where: str) -> Row:
+    values = {name: value for name, value in values.items() if value != "" and value == value}  # NaN is not itself
+    for name in ("video", "label"):
+        if values.get(name) is None:
+            raise InputError(f"{where}: {name} is empty; fill it in, or delete the row")
+    split = str(values.get("split") or "train")
+    if split.lower() not in SPLITS:
+        raise InputError(f"{where}: split is {split!r}; give train, validation or test")
+    video, group = str(values["video"]), values.get("group")
+    start = _seconds(values.get("start_seconds"), f"{where}: start_seconds")
+    end = _seconds(values.get("end_seconds"), f"{where}: end_seconds")
+    return {
+        "video": str(folder / video),
+        "label": values["label"],
+        "split": SPLITS[split.lower()],
+        "video_id": video if start is end is None else f"{video}#{start or 0:g}-{'' if end is None else f'{end:g}'}",
+        "group": group,
+        "start_seconds": start,
+        "end_seconds": end,
+    }
 
 
 def read_hub(name: str) -> DatasetDict:
@@ -152,7 +161,9 @@ def read_hub(name: str) -> DatasetDict:
     features = next(iter(splits.values())).features
     video = [column for column, feature in features.items() if isinstance(feature, Video)]
     if not video:
-        raise InputError(f"dataset: {name}: has no column of type Video (it has {', '.join(features)}); choose another")
+        raise InputError(
+            f"dataset: {name}: has no column of type Video (it has {', '.join(features)}); choose another"
+        )
     label = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     label = ["label"] if "label" in features else label
     if len(label) != 1:

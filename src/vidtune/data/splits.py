@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from vidtune.errors import InputError
 
 
-def split_videos(
-    videos: DatasetDict, validation_fraction: float, test_fraction: float, seed: int = 0
-) -> DatasetDict:
+def split_videos(videos: DatasetDict, validation_fraction: float, test_fraction: float, seed: int = 0) -> DatasetDict:
     """Complete the splits of a dataset; those it brings are kept as they are.
 
     Without any split, validation and test are taken from the videos; with train and test, validation is taken
@@ -41,9 +39,10 @@ def split_videos(
         absent = all_labels - {rows["label"][row] for row in part} if name == "train" else set()
         if len(part) == 0 or absent:
             of_labels = "".join(f" of {rows.features['label'].int2str(label)}" for label in sorted(absent)[:1])
+            groups = len(set(rows["group"]))
             raise InputError(
-                f"validation_fraction, test_fraction: {validation_fraction}, {test_fraction} leave no video{of_labels} "
-                f"in {name} ({len(set(rows['group']))} groups in all); change them, or give a column `split`"
+                f"validation_fraction, test_fraction: {validation_fraction}, {test_fraction} leave no "
+                f"video{of_labels} in {name} ({groups} groups in all); change them, or give a column `split`"
             )
     return DatasetDict(
         {name: rows.select(part) for name, part in parts.items()}

@@ -66,7 +66,7 @@ def augment(
     Returns:
         uint8 `(T, 3, size, size)`.
     """
-    top, left, height, width = random_box(*clip.shape[-2:], crop_scale, crop_ratio, rng)
+    top, left, height, width = random_box(clip.shape[-2], clip.shape[-1], crop_scale, crop_ratio, rng)
     mirrored = rng.random() < horizontal_flip
     brightness, contrast, saturation = rng.uniform(1 - color_jitter, 1 + color_jitter, size=3)
     clip = F.resized_crop(clip, top, left, height, width, [size, size], antialias=True)

@@ -37,7 +37,9 @@ class TopKAccuracy(_Metric):
 
     features = _RANKED
 
-    def _compute(self, predictions: Sequence[Sequence[int]], references: Sequence[int], k: int = 5) -> dict[str, float]:
+    def _compute(
+        self, predictions: Sequence[Sequence[int]], references: Sequence[int], k: int = 5
+    ) -> dict[str, float]:
         hits = np.asarray(predictions)[:, :k] == np.asarray(references)[:, None]
         return {f"top{k}_accuracy": float(hits.any(1).mean())}
 

@@ -24,7 +24,7 @@ def environment(processes: int = 1, precision: str = "no", decoder: str = "") ->
     """
     import torch
 
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             packages[name] = importlib.metadata.version(name)

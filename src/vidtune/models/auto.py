@@ -142,15 +142,17 @@ def load_model(
     backbone = sorted(name for name in new if name.startswith(f"{model.base_model_prefix}."))
     if backbone:
         raise InputError(
-            f"model_name_or_path: {model_name_or_path}: {len(backbone)} weights of the backbone are missing or of another "
-            f"shape, {backbone[0]} first; choose a checkpoint of a {config.model_type} model"
+            f"model_name_or_path: {model_name_or_path}: {len(backbone)} weights of the backbone are missing or of "
+            f"another shape, {backbone[0]} first; choose a checkpoint of a {config.model_type} model"
         )
     new |= _renew_foreign_head(model, model_name_or_path, revision)
     logger.info("newly initialised: %s", ", ".join(sorted(new)) or "nothing")
     return model, sorted(new)
 
 
-def load_processors(model_name_or_path: str | None, config: PretrainedConfig, revision: str | None = None) -> list[Any]:
+def load_processors(
+    model_name_or_path: str | None, config: PretrainedConfig, revision: str | None = None
+) -> list[Any]:
     """Load what turns raw frames into a model's input: the video processor, the image processor, or both.
 
     Both are saved beside the model, so that AutoVideoProcessor and AutoImageProcessor find theirs. A checkpoint that
@@ -184,6 +186,28 @@ def load_processors(model_name_or_path: str | None, config: PretrainedConfig, re
     return processors
 
 
+def load_classifier(
+    name: str, revision: str | None = None
+) -> tuple[PreTrainedModel, dict[str, Any], Sequence[float], Sequence[float]]:
+    """Load a trained model and what its input is.
+
+    Args:
+        name: Folder of a run, or Hub id.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        The model, the settings of its clips (as `clip_settings`), and the mean and the standard deviation by channel
+        that its processor normalises with, of values in [0, 1].
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    check_reachable(name, "model")
+    model = _load("model", AutoModelForVideoClassification.from_pretrained, name, revision=revision)
+    processor = load_processors(name, model.config, revision)[0]
+    return model, clip_settings(model.config, None, None), processor.image_mean, processor.image_std
+
+
 def processor_size(processor: Any) -> int | None:
     """Height and width of the pictures that a processor makes, pixels."""
     crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
@@ -202,7 +226,7 @@ def size_key(config: PretrainedConfig) -> str:
     return SIZE_KEY.get(config.model_type, "image_size")
 
 
-def check_reachable(name: str) -> None:
+def check_reachable(name: str, field: str = "model_name_or_path") -> None:
     """Check that a checkpoint is a folder, lies in the cache, or is on a Hub that answers.
 
     transformers tries an unreachable Hub for a minute before it says so.
@@ -216,22 +240,22 @@ def check_reachable(name: str) -> None:
     if Path(name).is_dir():
         return
     if Path(name).exists():
-        raise InputError(f"model_name_or_path: {name}: is a file; give the folder that holds config.json and the weights")
+        raise InputError(f"{field}: {name}: is a file; give the folder that holds config.json and the weights")
     try:
         if isinstance(try_to_load_from_cache(name, "config.json"), str):
             return
         HfApi().model_info(name, timeout=10)
     except HFValidationError:
-        raise InputError(f"model_name_or_path: {name}: does not exist; give a folder or a Hub id (user/name)") from None
+        raise InputError(f"{field}: {name}: does not exist; give a folder or a Hub id (user/name)") from None
     except RepositoryNotFoundError:
         raise InputError(
-            f"model_name_or_path: {name}: is no folder here and not on the Hub, or private; check the spelling, "
+            f"{field}: {name}: is no folder here and not on the Hub, or private; check the spelling, "
             "or run `hf auth login`"
         ) from None
     except Exception as error:  # whatever the connection raises
         raise InputError(
-            f"model_name_or_path: {name}: is no folder here, and the Hub can't be reached ({_first_line(error)}); offline, "
-            f"copy it here where there is a network: hf download {name} --local-dir DIR, and --model_name_or_path DIR"
+            f"{field}: {name}: is no folder here, and the Hub can't be reached ({_first_line(error)}); "
+            f"offline, copy it here where there is a network (hf download {name} --local-dir DIR), and --{field} DIR"
         ) from None
 
 
@@ -239,7 +263,15 @@ def _load(field: str, loader: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a loader of transformers, and say in one line what it has against its arguments."""
     try:
         return loader(*args, **kwargs)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ZeroDivisionError,
+        RuntimeError,
+    ) as error:
         name = args[0] if isinstance(args[0], str) else args[0].model_type
         raise InputError(f"{field}: {name}: can't be loaded: {_first_line(error)}") from None
 
@@ -322,7 +354,7 @@ def _new_processors(model_type: str, size: int) -> list[Any]:
 
 
 def _mended_processor(name: str, revision: str | None, folder: str) -> str | None:
-    """Copy a processor that names a class of transformers 4 to a folder, under its present name; None if it doesn't."""
+    """Copy a processor that names a class of transformers 4, under its present name; None if it doesn't."""
     from transformers.utils import cached_file
 
     try:
@@ -338,7 +370,9 @@ def _mended_processor(name: str, revision: str | None, folder: str) -> str | Non
     # Sizes were plain numbers once.
     if isinstance(values.get("size"), int):
         values["size"] = {"shortest_edge": values["size"]}
-        values.setdefault("crop_size", {"height": values["size"]["shortest_edge"], "width": values["size"]["shortest_edge"]})
+        values.setdefault(
+            "crop_size", {"height": values["size"]["shortest_edge"], "width": values["size"]["shortest_edge"]}
+        )
     (Path(folder) / "preprocessor_config.json").write_text(json.dumps(values), encoding="utf-8")
     return folder
 

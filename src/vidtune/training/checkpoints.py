@@ -13,7 +13,14 @@ STAGING = ".unfinished"
 RUN_MARK = "config.yaml"
 """The file by which a folder is known to hold a run."""
 
-RUN_FILES = (RUN_MARK, "report.json", "README.md", "config.json", "model*.safetensors*", "*processor_config.json")
+RUN_FILES = (
+    RUN_MARK,
+    "report.json",
+    "README.md",
+    "config.json",
+    "model*.safetensors*",
+    "*processor_config.json",
+)
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -33,7 +40,8 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
         raise InputError(f"output_dir: {output_dir}: holds files of something else; give a new or an empty folder")
     if not resume and not overwrite:
         raise InputError(
-            f"output_dir: {output_dir}: holds another run; give another folder, --resume_from_checkpoint auto, or --overwrite"
+            f"output_dir: {output_dir}: holds another run; give another folder, "
+            "--resume_from_checkpoint auto, or --overwrite"
         )
 
 

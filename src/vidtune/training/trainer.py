@@ -24,8 +24,9 @@ from vidtune.training.checkpoints import STAGING, move_checkpoint, move_files
 class VideoTrainer(Trainer):  # type: ignore[misc]
     """A Trainer for video classification.
 
-    Datasets yield uint8 `pixel_values` and `labels` (see `vidtune.data.clips`). On the device they are normalised; the views of a video are scored together and its probabilities averaged; a video that failed
-    has label FAILED, which no loss and no metric counts.
+    Datasets yield uint8 `pixel_values` and `labels` (see `vidtune.data.clips`), which are normalised on the device.
+    The views of a video are scored together and its probabilities averaged. A video that failed has label FAILED,
+    which no loss and no metric counts.
 
     Args:
         model: Any model of AutoModelForVideoClassification.
@@ -215,7 +216,10 @@ def training_arguments(given: dict[str, Any], precision: str = "auto") -> Traini
 
 
 def classification_loss(
-    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None, label_smoothing: float = 0.0
+    outputs: Any,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Cross-entropy, summed and divided by the videos of the whole step.
 
