@@ -85,11 +85,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any], list[str]]:
     """Make model, clips and trainer; returns trainer, clips by split, and the parameters that start at random."""
     from transformers import set_seed
+    from transformers.utils import logging
 
-    from vidtune.data.clips import ClipFormat, EvaluationClips, TrainingClips, unreadable_videos
+    from vidtune.data.clips import ClipFormat, EvaluationClips, TrainingClips, load_transform, unreadable_videos
     from vidtune.models.auto import clip_settings, load_model, load_processors, read_config
     from vidtune.training.trainer import VideoTrainer, training_arguments
 
+    logging.disable_progress_bar()  # those of reading and writing weights; training keeps its own
     data, model = options.data, options.model
     labels = videos["train"].features["label"].names
     checkpoint = {"model_name_or_path": model.model_name_or_path, "revision": model.model_revision}
@@ -104,6 +106,8 @@ def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any],
     clip = ClipFormat(**clip_settings(config, data.sampling, data.fps))
     args = training_arguments(options.training, model.precision)
 
+    if data.train_transform:
+        load_transform(data.train_transform)  # fails here rather than in a worker
     clips: dict[str, Any] = {
         "train": TrainingClips(
             videos["train"],

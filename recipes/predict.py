@@ -13,7 +13,7 @@ from vidtune.errors import InputError, VideoError, exit_code
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the most probable labels of each video."""
+    """Print the most probable labels of each video; exits with 1 if any could not be read."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         labels = [f"{model.config.id2label[i]} {p:.3f}" for p, i in zip(*map(torch.Tensor.tolist, best), strict=True)]
         print(f"{path}: {', '.join(labels)}")
     if failed:
-        raise VideoError(f"input: {failed} of {len(paths)} videos could not be read; they are named above")
+        sys.exit(1)
 
 
 def find_videos(inputs: list[str]) -> list[Path]:

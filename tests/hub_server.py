@@ -1,7 +1,8 @@
 """A Hugging Face Hub in memory: enough of its HTTP API for the real client to create, upload and download.
 
-It knows one user, `tester`, with the token `hf_test`, and speaks plain LFS, not Xet. With the fixture `hub`,
-imported into a test module or a conftest, the client of this process, and of those it starts, talks to one.
+It knows one user, `tester`, with the token `hf_test`, and speaks plain LFS, not Xet. A model goes by
+`user/name`, a dataset by `datasets/user/name`. With the fixture `hub`, imported into a test module or a
+conftest, the client of this process, and of those it starts, talks to one.
 """
 
 import base64
@@ -13,13 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
 
 TOKEN, USER = "hf_test", "tester"
+LFS_ENDINGS = (".safetensors", ".mp4", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[str] = []  # "METHOD /path", as they came
         self.faults: list[dict[str, Any]] = []
         self.lock = threading.RLock()
+
+    def add_dataset(self, name: str, files: dict[str, bytes], private: bool = False) -> None:
+        """Hold a dataset's files without a client's having uploaded them."""
+        blobs = {path: Blob(data, lfs=path.endswith(LFS_ENDINGS)) for path, data in files.items()}
+        self.repos[f"datasets/{name}"] = Repo(private, [Commit("Add files", "", blobs)])
 
     def fail(self, pattern: str, status: int, times: int | None = None, after: bool = False) -> None:
         """Answer requests whose "METHOD /path" matches with `status` (0: hang up), `times` times or always.
@@ -124,7 +132,10 @@ class Handler(BaseHTTPRequestHandler):
     def route(self, request: str) -> Any:
         for pattern, endpoint in ENDPOINTS:
             if match := re.fullmatch(pattern, request):
-                answer = endpoint(self, **match.groupdict())
+                groups = match.groupdict()
+                if "repo" in groups:
+                    groups["repo"] = groups["repo"].removeprefix("models/")
+                answer = endpoint(self, **groups)
                 return answer if isinstance(answer, tuple) else (200, answer, {})
         raise Refusal(404, f"no such endpoint: {request}")
 
@@ -141,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def writable(self, repo: str) -> Repo:
         self.signed_in()
-        if not repo.startswith(f"{USER}/"):
+        if not repo.removeprefix("datasets/").startswith(f"{USER}/"):
             raise Refusal(403, "You don't have the rights to write to this repository")
         return self.readable(repo)
 
@@ -161,6 +172,7 @@ class Handler(BaseHTTPRequestHandler):
         repo = f"{asked.get('organization') or USER}/{asked['name']}"
         if not repo.startswith(f"{USER}/"):
             raise Refusal(403, "You don't have the rights to create a model under this namespace")
+        repo = f"datasets/{repo}" if asked.get("type") == "dataset" else repo
         status = 409 if repo in self.server.repos else 200
         self.server.repos.setdefault(repo, Repo(private=asked.get("visibility") == "private"))
         return status, {"url": f"{self.server.url}/{repo}"}, {}
@@ -175,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         commit = self.commit_at(repo, revision)
         private = self.server.repos[repo].private
         return {
-            "id": repo,
+            "id": repo.removeprefix("datasets/"),
             "sha": commit.oid,
             "private": private,
             "siblings": [{"rfilename": f} for f in commit.files],
@@ -192,7 +204,7 @@ class Handler(BaseHTTPRequestHandler):
             "files": [
                 {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": known.get(path)}
                 for path in (file["path"] for file in json.loads(self.body)["files"])
-                for mode in ["lfs" if path.endswith(".safetensors") else "regular"]
+                for mode in ["lfs" if path.endswith(LFS_ENDINGS) else "regular"]
             ]
         }
 
@@ -223,12 +235,30 @@ class Handler(BaseHTTPRequestHandler):
         oid = commits[-1].oid
         return {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{repo}/commit/{oid}"}
 
-    def tree(self, repo: str, revision: str) -> Any:
-        return [
-            {"type": "file", "path": path, "size": len(blob.data), "oid": blob.oid}
-            | ({"lfs": {"oid": blob.oid, "size": len(blob.data), "pointerSize": 134}} if blob.lfs else {})
-            for path, blob in self.commit_at(repo, revision).files.items()
-        ]
+    def entries(self, repo: str, revision: str) -> dict[str, Any]:
+        """Files and folders, as the Hub lists them, by path."""
+        entries: dict[str, Any] = {}
+        for path, blob in self.commit_at(repo, revision).files.items():
+            for folder in (str(parent) for parent in list(PurePosixPath(path).parents)[-2::-1]):
+                oid = hashlib.sha1(folder.encode()).hexdigest()
+                entries.setdefault(folder, {"type": "directory", "path": folder, "size": 0, "oid": oid})
+            entries[path] = {"type": "file", "path": path, "size": len(blob.data), "oid": blob.oid}
+            if blob.lfs:
+                entries[path]["lfs"] = {"oid": blob.oid, "size": len(blob.data), "pointerSize": 134}
+        return entries
+
+    def tree(self, repo: str, revision: str, folder: str | None) -> Any:
+        recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in ("true", "1")
+        entries = self.entries(repo, revision)
+        if folder is not None and entries.get(folder, {}).get("type") != "directory":
+            raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
+        start = f"{folder}/" if folder else ""
+        below = [entry for path, entry in entries.items() if path.startswith(start)]
+        return [entry for entry in below if recursive or "/" not in entry["path"].removeprefix(start)]
+
+    def paths_info(self, repo: str, revision: str) -> Any:
+        entries = self.entries(repo, revision)
+        return [entries[path] for path in json.loads(self.body)["paths"] if path in entries]
 
     def resolve(self, repo: str, revision: str, path: str) -> Any:
         commit = self.commit_at(repo, revision)
@@ -246,19 +276,22 @@ class Handler(BaseHTTPRequestHandler):
         return 206, part, headers
 
 
-MODEL = r"/api/models/(?P<repo>[^/]+/[^/]+)"
+ID = r"[^/]+/[^/]+"
+API = rf"/api/(?P<repo>(?:models|datasets)/{ID})"
+REVISION = r"(?P<revision>[^/]+)"
 ENDPOINTS: list[tuple[str, Any]] = [
     (r"GET /api/whoami-v2", Handler.whoami),
     (r"POST /api/repos/create", Handler.create),
     (r"POST /api/validate-yaml", Handler.validate_card),
-    (rf"GET {MODEL}(?:/revision/(?P<revision>[^/]+))?", Handler.info),
-    (rf"GET {MODEL}/auth-check(?P<write>/write)?", Handler.auth_check),
-    (rf"POST {MODEL}/preupload/main", Handler.preupload),
-    (rf"POST {MODEL}/commit/main", Handler.commit),
-    (rf"GET {MODEL}/tree/(?P<revision>[^/]+)", Handler.tree),
-    (r"POST /(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    (rf"GET {API}(?:/revision/{REVISION})?", Handler.info),
+    (rf"GET {API}/auth-check(?P<write>/write)?", Handler.auth_check),
+    (rf"POST {API}/preupload/main", Handler.preupload),
+    (rf"POST {API}/commit/main", Handler.commit),
+    (rf"GET {API}/tree/{REVISION}(?:/(?P<folder>.+))?", Handler.tree),
+    (rf"POST {API}/paths-info/{REVISION}", Handler.paths_info),
+    (rf"POST /(?P<repo>(?:datasets/)?{ID})\.git/info/lfs/objects/batch", Handler.lfs_batch),
     (r"PUT /lfs/(?P<oid>\w+)", Handler.lfs_put),
-    (r"(?:GET|HEAD) /(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Handler.resolve),
+    (rf"(?:GET|HEAD) /(?P<repo>(?:datasets/)?{ID})/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
 ]
 
 

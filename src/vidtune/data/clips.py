@@ -236,7 +236,7 @@ def load_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         transform = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two of odd module names
         raise InputError(
             f"train_transform: {name}: {error}; write module:function, as in my_transforms:train"
         ) from None
@@ -264,33 +264,37 @@ def apply_transform(
         uint8 `(T, C, size, size)`.
 
     Raises:
-        InputError: If the result has another shape or range.
+        InputError: If the result is no tensor, or has another shape, type or range.
     """
     with seeded(int(rng.integers(2**32))):
-        clip = transform(frames.transpose(0, 1))
+        clip: Any = transform(frames.transpose(0, 1))
     expected = (frames.shape[1], frames.shape[0], size, size)
+    if not isinstance(clip, torch.Tensor):
+        raise InputError(f"train_transform: returned a {type(clip).__name__}; return a tensor {expected}")
     if tuple(clip.shape) != expected:
         raise InputError(
             f"train_transform: returned shape {tuple(clip.shape)}; return {expected}: channels, frames, height, width"
         )
     if clip.is_floating_point():
         low, high = clip.min().item(), clip.max().item()
-        if low < -0.01 or high > 1.01:
+        if not (low >= -0.01 and high <= 1.01):  # nor NaN
             raise InputError(
                 f"train_transform: returned values from {low:.3g} to {high:.3g}; return uint8, or float in [0, 1], "
                 "and leave out Normalize: the trainer normalises"
             )
-        clip = clip.clamp(0, 1).mul(255).round()
-    return clip.to(torch.uint8).transpose(0, 1)
+        clip = clip.clamp(0, 1).mul(255).round().to(torch.uint8)
+    if clip.dtype != torch.uint8:
+        raise InputError(f"train_transform: returned {clip.dtype}; return uint8, or float in [0, 1]")
+    return clip.transpose(0, 1)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch, and put them back as they were."""
+    """Seed the global generators of Python, NumPy and torch (on the CPU), and put them back as they were."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reset the GPU's as well
     try:
         yield
     finally:

@@ -270,13 +270,13 @@ def shown_at(frame: Any) -> int:
 
 
 def content_seconds(seconds: float, num_frames: int, rate: float | None) -> float:
-    """Length of the content, from its first frame's time to the end of its last frame as FFmpeg tells it.
+    """Length of the content, given what FFmpeg says lies between its first frame's start and its last one's end.
 
-    FFmpeg leaves the last frame of some files without a duration, which ones depending on its version; at a
-    constant rate it is known all the same.
+    At a constant rate it follows from the number of frames, and has to: FFmpeg leaves the last frame of some
+    files without a duration, or a tick short, which ones depending on its version.
     """
-    if rate and abs(seconds * rate - (num_frames - 1)) < 0.1:
-        seconds += 1 / rate
+    if rate and min(abs(seconds * rate - intervals) for intervals in (num_frames - 1, num_frames)) < 0.1:
+        return num_frames / rate
     return seconds or STILL_SECONDS
 
 

@@ -160,14 +160,15 @@ def draw_drift(label: str, num_frames: int, rng: Generator) -> Floats:
         rng: Source of randomness.
 
     Returns:
-        x (points right), y (points down) and size of the object, shape `(num_frames, 3)`; each in [-1, 1],
+        x (points right), y (points down) and log2 of the size, shape `(num_frames, 3)`; each in [-1, 1],
         from the least to the greatest that it takes in any video.
     """
     drifting, sign = DRIFTS[label]
     time = np.linspace(0, 1, num_frames)
     path = np.empty((num_frames, 3), np.float32)
     for column in range(3):
-        extent = rng.uniform(0.5, 0.6)
+        # Short of the whole range, so that where an object starts says little about where it goes.
+        extent = rng.uniform(0.4, 0.5)
         if column == drifting:
             offset = sign * (2 * time - 1)
         else:
@@ -199,9 +200,9 @@ def draw_transfer(label: str, num_frames: int, rng: Generator) -> tuple[Floats, 
         beside = BIN_WIDTH / 2 + rng.uniform(0.1, 0.14)
         end = bin_x + {"in": rng.uniform(-0.03, 0.03), "short": -beside, "past": beside}[ending]
         stops = [(start, 0), (start, high), (end, high), (end, 0)]
-    # The last sixth to third of the video shows the object at rest.
+    # The last quarter of the video, or more, shows the object at rest.
     moves = rng.uniform(0.5, 1.5, len(stops) - 1)
-    times = np.concatenate([[0], np.cumsum(moves)]) / moves.sum() * rng.uniform(0.65, 0.85)
+    times = np.concatenate([[0], np.cumsum(moves)]) / moves.sum() * rng.uniform(0.55, 0.75)
     time = np.linspace(0, 1, num_frames)
     path = np.stack([np.interp(time, times, values) for values in zip(*stops, strict=True)], axis=1)
     if rng.uniform() < 0.5:  # carried from right to left
@@ -211,8 +212,8 @@ def draw_transfer(label: str, num_frames: int, rng: Generator) -> tuple[Floats, 
 
 def _draw_demo(label: str, num_frames: int, height: int, width: int, rng: Generator) -> Frames:
     path = draw_drift(label, num_frames, rng)
-    x, y = width * (0.5 + 0.3 * path[:, 0]), height * (0.5 + 0.3 * path[:, 1])
-    radius = 0.2 * min(height, width) * 2 ** (0.75 * path[:, 2])
+    x, y = width * (0.5 + 0.36 * path[:, 0]), height * (0.5 + 0.36 * path[:, 1])
+    radius = 0.17 * min(height, width) * 2 ** path[:, 2]
     background = _draw_background(height, width, rng)
     thing = _Object(rng)
     return np.stack([thing.draw(background, *state) for state in zip(x, y, radius, strict=True)])

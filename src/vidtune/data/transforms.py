@@ -38,8 +38,8 @@ def random_box(
             top = int(rng.integers(height - box_height + 1))
             left = int(rng.integers(width - box_width + 1))
             return top, left, box_height, box_width
-    box_height = min(height, round(width / min(max(width / height, ratio[0]), ratio[1])))
-    box_width = min(width, round(height * min(max(width / height, ratio[0]), ratio[1])))
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    box_height, box_width = min(height, max(1, round(width / aspect))), min(width, max(1, round(height * aspect)))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 

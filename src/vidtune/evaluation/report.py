@@ -2,16 +2,23 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 PACKAGES = (
     "vidtune torch torchvision transformers datasets accelerate evaluate huggingface_hub torchcodec av pytorchvideo"
 ).split()
+
+# An array without texts and further arrays; no text of a JSON holds a line break, so none is taken for one.
+NUMBERS = re.compile(r'\[\n\s+([^\[\]{}"]*)\n\s*\]')
 
 
 def environment(processes: int = 1, precision: str = "no", decoder: str = "") -> dict[str, Any]:
@@ -66,8 +73,20 @@ def commit() -> str | None:
 
 
 def to_json(report: Mapping[str, Any]) -> str:
-    """Render a report: UTF-8, indented, one line an array of numbers."""
-    return json.dumps(report, indent=2, ensure_ascii=False, default=str) + "\n"
+    """Render a report: UTF-8, indented, one line an array of numbers; null for what is not a number."""
+    text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy's values into Python's, and NaN and infinity, which JSON doesn't know, into None."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_summary(report: Mapping[str, Any], output_dir: Path, predict_command: str, url: str | None = None) -> None:

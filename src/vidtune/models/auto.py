@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -58,11 +59,11 @@ def read_config(
         InputError: If there is no such checkpoint or type, or frames and size don't fit the model.
     """
     if model_name_or_path:
-        check_reachable(model_name_or_path)
+        check_reachable(model_name_or_path, revision=revision)
         config = _load("model_name_or_path", AutoConfig.from_pretrained, model_name_or_path, revision=revision)
         for name, value, own in (
             ("num_frames", num_frames, getattr(config, frames_key(config), None)),
-            ("image_size", image_size, getattr(config, size_key(config), None)),
+            ("image_size", image_size, _side(getattr(config, size_key(config), None))),
         ):
             if value is not None and value != own:
                 raise InputError(f"{name}: got {value}, but {model_name_or_path} reads {own}; leave {name} out")
@@ -131,7 +132,6 @@ def load_model(
         AutoModelForVideoClassification.from_pretrained,
         model_name_or_path,
         revision=revision,
-        num_labels=config.num_labels,
         id2label=config.id2label,
         label2id=config.label2id,
         ignore_mismatched_sizes=True,
@@ -159,7 +159,7 @@ def load_processors(
     still names a `VideoMAEFeatureExtractor` (gone in transformers 5) is read as its successor.
 
     Raises:
-        InputError: If the checkpoint has neither, or its size is not the model's.
+        InputError: If the checkpoint has neither, it can't be read, or its size is not the model's.
     """
     size = _side(getattr(config, size_key(config)))
     if model_name_or_path is None:
@@ -174,7 +174,7 @@ def load_processors(
                 reasons.append(_first_line(error))
     if not processors:
         raise InputError(
-            f"model_name_or_path: {model_name_or_path}: has no processor ({reasons[0]}); "
+            f"model_name_or_path: {model_name_or_path}: has no processor ({reasons[0].split('. ')[0]}); "
             "put its preprocessor_config.json beside the weights"
         )
     found = processor_size(processors[0])
@@ -202,10 +202,21 @@ def load_classifier(
     Raises:
         InputError: If there is no such model.
     """
-    check_reachable(name, "model")
+    check_reachable(name, "model", revision)
     model = _load("model", AutoModelForVideoClassification.from_pretrained, name, revision=revision)
-    processor = load_processors(name, model.config, revision)[0]
-    return model, clip_settings(model.config, None, None), processor.image_mean, processor.image_std
+    processors = load_processors(name, model.config, revision)
+    return model, clip_settings(model.config, None, None), *normalisation(processors[0])
+
+
+def normalisation(processor: Any) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation by channel that a processor normalises with, of values in [0, 1].
+
+    Its `image_mean` and `image_std` are of its own values: ViViT's lie in [-1, 1].
+    """
+    scale = 255 * processor.rescale_factor if processor.do_rescale else 255
+    is_signed = getattr(processor, "offset", type(processor).__name__.startswith("Vivit"))
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    return [(value + is_signed) / scale for value in mean], [value / scale for value in std]
 
 
 def processor_size(processor: Any) -> int | None:
@@ -226,7 +237,7 @@ def size_key(config: PretrainedConfig) -> str:
     return SIZE_KEY.get(config.model_type, "image_size")
 
 
-def check_reachable(name: str, field: str = "model_name_or_path") -> None:
+def check_reachable(name: str, field: str = "model_name_or_path", revision: str | None = None) -> None:
     """Check that a checkpoint is a folder, lies in the cache, or is on a Hub that answers.
 
     transformers tries an unreachable Hub for a minute before it says so.
@@ -235,18 +246,20 @@ def check_reachable(name: str, field: str = "model_name_or_path") -> None:
         InputError: If it is none of these.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     if Path(name).is_dir():
         return
     if Path(name).exists():
         raise InputError(f"{field}: {name}: is a file; give the folder that holds config.json and the weights")
     try:
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
             return
-        HfApi().model_info(name, timeout=10)
+        HfApi().model_info(name, revision=revision, timeout=10)
     except HFValidationError:
         raise InputError(f"{field}: {name}: does not exist; give a folder or a Hub id (user/name)") from None
+    except RevisionNotFoundError:
+        raise InputError(f"{field}: {name}: has no branch, tag or commit {revision}") from None
     except RepositoryNotFoundError:
         raise InputError(
             f"{field}: {name}: is no folder here and not on the Hub, or private; check the spelling, "
@@ -263,25 +276,16 @@ def _load(field: str, loader: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a loader of transformers, and say in one line what it has against its arguments."""
     try:
         return loader(*args, **kwargs)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        ZeroDivisionError,
-        RuntimeError,
-    ) as error:
+    except Exception as error:  # whatever transformers and safetensors raise
         name = args[0] if isinstance(args[0], str) else args[0].model_type
         raise InputError(f"{field}: {name}: can't be loaded: {_first_line(error)}") from None
 
 
 def _new_config(name: str, overrides: Mapping[str, Any]) -> PretrainedConfig:
-    path = Path(name)
-    if path.exists():
-        config = _load("config_name", AutoConfig.from_pretrained, name)
-    elif name in CONFIG_MAPPING:
+    if name in CONFIG_MAPPING:
         config = CONFIG_MAPPING[name]()
+    elif Path(name).exists():
+        config = _load("config_name", AutoConfig.from_pretrained, name)
     else:
         near = difflib.get_close_matches(name, list(CONFIG_MAPPING), n=1)
         hint = f"did you mean {near[0]}?" if near else "give a model type such as videomae, a folder or a JSON file"
@@ -294,8 +298,9 @@ def _new_config(name: str, overrides: Mapping[str, Any]) -> PretrainedConfig:
             raise InputError(f"config_overrides: {key}: unknown to {config.model_type}; {hint}")
         try:
             setattr(config, key, value)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"config_overrides: {key}: got {value!r}: {_first_line(error)}") from None
+        except (TypeError, ValueError, StrictDataclassFieldValidationError) as error:
+            reason = _first_line(error.__cause__ or error)
+            raise InputError(f"config_overrides: {key}: got {value!r}: {reason}") from None
     return config
 
 
@@ -305,15 +310,17 @@ def _check_shape(config: PretrainedConfig) -> None:
     if frames is None or size is None:
         raise InputError(
             f"model_name_or_path: a {config.model_type} model reads no clips; choose one of videomae, timesformer, "
-            "vivit, vjepa2 or videoprism"
+            "vivit, vjepa2 or videoprism_vision_model"
         )
     tubelet = getattr(config, "tubelet_size", 1)
     depth, patch = (tubelet[0], tubelet[1]) if isinstance(tubelet, list | tuple) else (tubelet, None)
-    patch = patch or _side(getattr(config, "patch_size", 1))
+    patch = _side(getattr(config, "patch_size", 1)) if patch is None else patch
     for name, value, unit, of in (
         ("num_frames", frames, depth, "tubelet_size"),
         ("image_size", _side(size), patch, "patch_size"),
     ):
+        if unit < 1:
+            raise InputError(f"{of}: got {unit}; give at least 1")
         if not isinstance(value, int) or value < 1 or value % unit:
             raise InputError(f"{name}: got {value}; give a multiple of {unit}, the {of} of the model")
 
@@ -339,18 +346,19 @@ def _new_processors(model_type: str, size: int) -> list[Any]:
     if isinstance(names, dict):
         names = names.get("torchvision") or next(iter(names.values()))
     name = names if isinstance(names, str) else next(item for item in names or ("VideoMAEImageProcessor",) if item)
-    shape = {"height": size, "width": size}
-    return [
-        getattr(transformers, name)(
-            do_resize=True,
-            size={"shortest_edge": size},
-            do_center_crop=True,
-            crop_size=shape,
-            do_normalize=True,
-            image_mean=IMAGENET_MEAN,
-            image_std=IMAGENET_STD,
-        )
-    ]
+    processor = getattr(transformers, name)(
+        do_resize=True,
+        size={"shortest_edge": size},
+        do_center_crop=True,
+        crop_size={"height": size, "width": size},
+        do_normalize=True,
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+    )
+    if getattr(processor, "offset", False):  # ViViT's, whose values lie in [-1, 1]
+        processor.image_mean = [2 * value - 1 for value in IMAGENET_MEAN]
+        processor.image_std = [2 * value for value in IMAGENET_STD]
+    return [processor]
 
 
 def _mended_processor(name: str, revision: str | None, folder: str) -> str | None:
@@ -361,7 +369,10 @@ def _mended_processor(name: str, revision: str | None, folder: str) -> str | Non
         path = cached_file(name, "preprocessor_config.json", revision=revision)
     except OSError:
         return None
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        values = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise InputError(f"model_name_or_path: {path}: is not the JSON of a processor") from None
     old = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
     if not old.endswith("FeatureExtractor"):
         return None
@@ -377,10 +388,11 @@ def _mended_processor(name: str, revision: str | None, folder: str) -> str | Non
     return folder
 
 
-def _side(size: Any) -> int:
-    return int(size[0]) if isinstance(size, list | tuple) else int(size)
+def _side(size: Any) -> Any:
+    """Height and width of a square that is given as one number or two; what is no square comes back as it is."""
+    return size[0] if isinstance(size, list | tuple) and len(set(size)) == 1 else size
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (lines[0] if lines and not isinstance(error, KeyError) else "") or f"{type(error).__name__} {error}".strip()

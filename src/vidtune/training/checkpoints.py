@@ -61,7 +61,11 @@ def find_checkpoint(resume_from_checkpoint: str, output_dir: Path) -> Path:
         if not (checkpoint / "trainer_state.json").is_file():
             raise InputError(f"resume_from_checkpoint: {checkpoint}: is no checkpoint; give its folder, or auto")
         return checkpoint
-    found = [(int(match[1]), path) for path in output_dir.iterdir() if (match := CHECKPOINT.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path)
+        for path in output_dir.iterdir()
+        if (match := CHECKPOINT.fullmatch(path.name)) and (path / "trainer_state.json").is_file()
+    ]
     if not found:
         raise InputError(f"resume_from_checkpoint: {output_dir} holds no checkpoint; start afresh with --overwrite")
     return max(found)[1]
@@ -69,9 +73,12 @@ def find_checkpoint(resume_from_checkpoint: str, output_dir: Path) -> Path:
 
 def clear_run(output_dir: Path) -> None:
     """Remove what a run has written into its folder, and nothing else."""
-    for pattern in (*RUN_FILES, "checkpoint-*", STAGING):
+    for pattern in (*RUN_FILES, "training_args.bin"):
         for path in output_dir.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            path.unlink()
+    for path in output_dir.glob("*"):
+        if path.name == STAGING or (CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()):
+            shutil.rmtree(path)
 
 
 def move_files(folder: Path, target: Path) -> None:
@@ -85,9 +92,11 @@ def move_files(folder: Path, target: Path) -> None:
 def move_checkpoint(staged: Path, final: Path) -> None:
     """Give a whole checkpoint its name."""
     sync(staged)
+    replaced = staged.with_name(f"{final.name}-replaced")
     if final.exists():  # a run that was resumed from an earlier one comes by again
-        shutil.rmtree(final)
+        final.rename(replaced)
     staged.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """VideoTrainer: a transformers.Trainer that reads uint8 clips, scores videos and saves whole checkpoints."""
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -105,25 +106,36 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         start = time.perf_counter()
         try:
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-            return metrics
         finally:
             self.evaluation_seconds += time.perf_counter() - start
+        if self.args.load_best_model_at_end and metrics.get("eval_videos") == 0:
+            raise InputError(
+                f"dataset: none of the {metrics['eval_failed']} validation videos can be decoded, so there is no best "
+                "checkpoint; mend them, or set load_best_model_at_end: false"
+            )
+        return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save model and processors; outside of a checkpoint each file gets its name when it is whole."""
         final = Path(output_dir or self.args.output_dir)
         folder = final if _internal_call else final / STAGING / "model"
+        if not _internal_call and self.args.should_save:
+            shutil.rmtree(final / STAGING, ignore_errors=True)  # what an interrupted run left
         super().save_model(str(folder), _internal_call=True)
         if self.args.should_save:
             for processor in self.processors:
                 processor.save_pretrained(folder)
             if not _internal_call:
                 move_files(folder, final)
+                (final / STAGING).rmdir()
         self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write the checkpoint under a temporary name, and rename it when it is whole."""
         run_dir, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(run_dir / STAGING, ignore_errors=True)  # what an interrupted run left
+        self.accelerator.wait_for_everyone()
         self._saving = True
         try:
             super()._save_checkpoint(model, trial)
@@ -188,6 +200,9 @@ def training_arguments(given: dict[str, Any], precision: str = "auto") -> Traini
         InputError: If a field is refused.
     """
     given = dict(given)
+    contrary = [name for name in ("bf16", "fp16") if given.get(name) and precision not in ("auto", name)]
+    if contrary:
+        raise InputError(f"precision: got {precision}, but {contrary[0]} is true; leave one of them out")
     on_gpu = torch.cuda.is_available() and not given.get("use_cpu")
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision == "auto" and launched == "no" and not given.keys() & {"bf16", "fp16"}:
@@ -252,6 +267,15 @@ def load_weights(model: nn.Module, checkpoint: str) -> None:
 
     Through `from_pretrained`, because `save_pretrained` renames tensors of some models (VideoMAE's biases, most of
     ViViT's), and Trainer, which reads the file directly, would pass over those without a word.
+
+    Raises:
+        InputError: If the checkpoint is one of another model, such as one with other labels.
     """
-    loaded = type(model).from_pretrained(checkpoint)  # type: ignore[attr-defined]
-    model.load_state_dict(loaded.state_dict(), strict=True)
+    loaded, info = type(model).from_pretrained(checkpoint, output_loading_info=True)  # type: ignore[attr-defined]
+    try:
+        if info["missing_keys"]:
+            raise RuntimeError(f"it lacks {min(info['missing_keys'])}")
+        model.load_state_dict(loaded.state_dict(), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"resume_from_checkpoint: {checkpoint}: holds another model: {reason}") from None

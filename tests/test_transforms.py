@@ -1,0 +1,176 @@
+import numpy as np
+import pytest
+import torch
+
+from vidtune.data.transforms import augment, crop_views, random_box
+
+
+def as_decoded(num_frames=3, height=24, width=40, seed=0):
+    """A noisy clip in the memory layout of the decoders."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def still(num_frames=4, height=24, width=40):
+    """A clip whose frames are all the same."""
+    return as_decoded(1, height, width).expand(num_frames, -1, -1, -1)
+
+
+def ramp(height, width, along):
+    """A clip of one frame; each pixel tells its column or its row."""
+    values = torch.arange(width).expand(height, width) if along == "x" else torch.arange(height)[:, None]
+    return values.to(torch.uint8).expand(1, 3, height, width)
+
+
+class Scripted:
+    """A generator that gives the draws it was told."""
+
+    def __init__(self, uniforms, integers=()):
+        self.uniforms, self.numbers = list(uniforms), list(integers)
+
+    def uniform(self, low, high):
+        return self.uniforms.pop(0)
+
+    def integers(self, high):
+        self.high = high
+        return self.numbers.pop(0)
+
+
+def test_a_random_box_by_hand():
+    # Half of 20 x 40 pixels, as wide as high: 20 x 20; then its place.
+    assert random_box(20, 40, (0.1, 1.0), (0.5, 2.0), Scripted([0.5, 0.0], [0, 7])) == (0, 7, 20, 20)
+
+
+def test_random_boxes_stay_inside_the_picture_and_within_scale_and_ratio():
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_box(120, 160, (0.3, 0.6), (0.75, 4 / 3), rng) for _ in range(1000)])
+    top, left, height, width = boxes.T
+    assert top.min() == 0 and left.min() == 0
+    assert np.all(top + height <= 120) and np.all(left + width <= 160)
+    share, ratio = height * width / (120 * 160), width / height
+    assert share.min() > 0.29 and share.max() < 0.61 and share.min() < 0.32 and share.max() > 0.58
+    assert ratio.min() > 0.74 and ratio.max() < 1.36 and ratio.min() < 0.77 and ratio.max() > 1.3
+
+
+def test_every_place_of_a_box_can_be_drawn():
+    rng = np.random.default_rng(0)
+    places = {random_box(4, 6, (1 / 6, 1 / 6), (1.0, 1.0), rng)[:2] for _ in range(500)}
+    assert places == {(top, left) for top in range(3) for left in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10)), (1, 1, (0, 0, 1, 1)), (1, 500, (0, 249, 1, 1))],
+)
+def test_where_no_draw_fits_the_box_is_the_largest_in_the_middle(height, width, box):
+    found = random_box(height, width, (1.0, 1.0), (0.75, 1.3333), np.random.default_rng(0))
+    # By hand but for the ten draws, of which those for 1 x 1 fit.
+    assert found == box
+
+
+def test_a_box_of_an_extreme_ratio_still_has_an_area():
+    for height, width in ((1, 2), (2, 1), (3, 3)):
+        top, left, box_height, box_width = random_box(height, width, (1, 1), (10, 10), np.random.default_rng(0))
+        assert box_height >= 1 and box_width >= 1 and top + box_height <= height and left + box_width <= width
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (40, 24), (5, 7), (300, 20)])
+@pytest.mark.parametrize("color_jitter", [0.0, 0.4])
+def test_augmented_clips_are_square_uint8(height, width, color_jitter):
+    clip = augment(as_decoded(3, height, width), 16, np.random.default_rng(0), color_jitter=color_jitter)
+    assert clip.shape == (3, 3, 16, 16) and clip.dtype == torch.uint8
+
+
+def test_the_same_generator_gives_the_same_clip_and_another_another():
+    clips = [augment(as_decoded(), 16, np.random.default_rng(seed), color_jitter=0.4) for seed in (5, 5, 6)]
+    assert torch.equal(clips[0], clips[1])
+    assert not torch.equal(clips[0], clips[2])
+
+
+def test_the_clip_that_comes_in_is_left_as_it_was():
+    clip = as_decoded()
+    before = clip.clone()
+    augment(clip, 24, np.random.default_rng(0), (1.0, 1.0), (1.0, 1.0), 1.0, 0.5)
+    crop_views(clip, 24, 3)
+    assert torch.equal(clip, before)
+
+
+def test_a_flip_mirrors_exactly():
+    plain, mirrored = (
+        augment(as_decoded(), 16, np.random.default_rng(0), horizontal_flip=probability) for probability in (0.0, 1.0)
+    )
+    assert torch.equal(mirrored, plain.flip(-1))
+    assert not torch.equal(mirrored, plain)
+
+
+def test_half_of_the_clips_are_mirrored():
+    clip = ramp(8, 8, "x")
+    flips = [
+        bool(augment(clip, 8, np.random.default_rng(seed), (1.0, 1.0), (1.0, 1.0))[0, 0, 0, 0] == 7)
+        for seed in range(400)
+    ]
+    assert 160 < sum(flips) < 240
+
+
+def test_without_crop_flip_and_jitter_the_clip_is_what_it_was():
+    clip = as_decoded(3, 32, 32)
+    assert torch.equal(augment(clip, 32, np.random.default_rng(0), (1.0, 1.0), (1.0, 1.0), 0.0, 0.0), clip)
+
+
+def test_jitter_changes_colours_within_its_bound():
+    grey = torch.full((2, 3, 8, 8), 100, dtype=torch.uint8)
+    # Of plain grey only brightness changes anything: by at most a fifth.
+    means = [augment(grey, 8, np.random.default_rng(seed), color_jitter=0.2).float().mean() for seed in range(200)]
+    assert 79 <= min(means) < 85 and 115 < max(means) <= 120
+
+
+@pytest.mark.parametrize("color_jitter", [0.0, 0.4])
+def test_all_frames_are_treated_alike(color_jitter):
+    for seed in range(5):
+        clip = augment(still(), 16, np.random.default_rng(seed), color_jitter=color_jitter)
+        assert torch.equal(clip, clip[:1].expand_as(clip))
+
+
+def test_all_frames_are_cropped_alike_in_every_view():
+    for view in crop_views(still(), 16, 3):
+        assert torch.equal(view, view[:1].expand_as(view))
+
+
+def test_clips_stay_in_channels_last_memory():
+    clip = as_decoded()
+    assert clip.is_contiguous(memory_format=torch.channels_last)
+    augmented = augment(clip, 16, np.random.default_rng(0), horizontal_flip=1.0)
+    assert augmented.stride()[1] == 1
+    assert all(view.stride()[1] == 1 for view in crop_views(clip, 16, 3))
+
+
+def test_views_of_a_landscape_are_left_middle_and_right():
+    left, middle, right = (view[0, 0, 0] for view in crop_views(ramp(16, 40, "x"), 16, 3))
+    assert left.tolist() == list(range(16))
+    assert middle.tolist() == list(range(12, 28))
+    assert right.tolist() == list(range(24, 40))
+
+
+def test_views_of_a_portrait_are_top_middle_and_bottom():
+    top, middle, bottom = (view[0, 0, :, 0] for view in crop_views(ramp(40, 16, "y"), 16, 3))
+    assert top.tolist() == list(range(16))
+    assert middle.tolist() == list(range(12, 28))
+    assert bottom.tolist() == list(range(24, 40))
+
+
+def test_one_view_is_the_middle_of_three():
+    clip = as_decoded(2, 24, 60)
+    assert torch.equal(crop_views(clip, 16, 1)[0], crop_views(clip, 16, 3)[1])
+
+
+def test_all_views_of_a_square_are_the_same():
+    first, *others = crop_views(as_decoded(2, 24, 24), 16, 3)
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (40, 24), (7, 5), (3, 90)])
+@pytest.mark.parametrize("crops", [1, 3])
+def test_views_are_square_uint8(height, width, crops):
+    views = crop_views(as_decoded(2, height, width), 16, crops)
+    assert [view.shape for view in views] == [(2, 3, 16, 16)] * crops
+    assert all(view.dtype == torch.uint8 for view in views)
