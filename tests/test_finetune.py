@@ -291,6 +291,17 @@ def test_the_published_model_is_the_trained_one_and_comes_in_one_commit(hub, dat
     assert "recipes/finetune.py" in card.text
 
 
+def test_a_model_of_the_hub_is_fine_tuned_and_named_as_the_base_of_the_next(hub, dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    published = {"push_to_hub": "true", "max_steps": 1, "dataset": dataset}
+    finetune(**published, output_dir="first", hub_model_id="tester/first")
+    report = finetune(
+        **published, output_dir="second", hub_model_id="tester/second", model_name_or_path="tester/first"
+    )
+    assert report["model"]["newly_initialised"] == []
+    assert ModelCard.load("tester/second").data.base_model == "tester/first"
+
+
 def test_a_refused_token_ends_the_run_before_training(hub, dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     argv = words(dataset=dataset, output_dir=tmp_path / "run", config_name="videomae", push_to_hub="true")

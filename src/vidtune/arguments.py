@@ -9,21 +9,24 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from vidtune.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Area = Annotated[float, Field(gt=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 def option(default: Any, help: str) -> Any:
@@ -37,7 +40,7 @@ def option(default: Any, help: str) -> Any:
 class DataArguments:
     """The videos, and how clips are made of them."""
 
-    dataset: str = option(
+    dataset: Text = option(
         "demo",
         "demo, demo-success, a folder class/*.mp4 or split/class/*.mp4, a table (.csv, .tsv, .jsonl, .parquet) "
         "with columns video, label and optionally split, group, start_seconds, end_seconds, or a Hub dataset id",
@@ -66,7 +69,7 @@ class DataArguments:
     )
     horizontal_flip: Share = option(0.5, "share of the training clips that are mirrored")
     color_jitter: Share = option(0.0, "greatest change of brightness, contrast and saturation in training")
-    train_transform: str | None = option(
+    train_transform: Text | None = option(
         None,
         "module:function that replaces crop, flip and jitter: takes a uint8 clip (C, T, H, W) as "
         "pytorchvideo's transforms do, returns (C, T, image_size, image_size), uint8 or float in [0, 1]",
@@ -81,9 +84,9 @@ class DataArguments:
 class ModelArguments:
     """The model: a checkpoint, or a configuration to start from scratch."""
 
-    model_name_or_path: str | None = option(None, "checkpoint to fine-tune: Hub id or folder")
-    model_revision: str | None = option(None, "branch, tag or commit of a checkpoint on the Hub")
-    config_name: str | None = option(
+    model_name_or_path: Text | None = option(None, "checkpoint to fine-tune: Hub id or folder")
+    model_revision: Text | None = option(None, "branch, tag or commit of a checkpoint on the Hub")
+    config_name: Text | None = option(
         None, "train from scratch: a model type such as videomae, a folder or a JSON file"
     )
     config_overrides: dict[str, Any] = option({}, "fields of that configuration to change: {num_frames: 8}")
@@ -97,9 +100,9 @@ class PublishArguments:
     """Where the finished model goes."""
 
     push_to_hub: bool = option(False, "publish model, card and report when training is done")
-    hub_model_id: str | None = option(None, "repository to publish to: user/name")
+    hub_model_id: Text | None = option(None, "repository to publish to: user/name")
     hub_private_repo: bool | None = option(None, "make that repository private if it is new")
-    hub_license: str | None = option(None, "licence of the model, as the Hub spells it: apache-2.0, mit, ...")
+    hub_license: Text | None = option(None, "licence of the model, as the Hub spells it: apache-2.0, mit, ...")
     overwrite: bool = option(False, "replace the run that output_dir already holds")
 
 
@@ -135,10 +138,13 @@ REFUSED_TRAINING_FIELDS = {
 RANGES: dict[str, Any] = {
     "learning_rate": Field(ge=0),
     "num_train_epochs": Field(gt=0),
+    "max_steps": Field(ge=-1),
     "per_device_train_batch_size": Field(ge=1),
     "per_device_eval_batch_size": Field(ge=1),
     "gradient_accumulation_steps": Field(ge=1),
     "weight_decay": Field(ge=0),
+    "adam_beta1": Field(ge=0, lt=1),
+    "adam_beta2": Field(ge=0, lt=1),
     "warmup_steps": Field(ge=0),
     "max_grad_norm": Field(ge=0),
     "label_smoothing_factor": Field(ge=0, lt=1),
@@ -146,9 +152,10 @@ RANGES: dict[str, Any] = {
     "logging_steps": Field(gt=0),
     "save_steps": Field(gt=0),
     "eval_steps": Field(gt=0),
+    "eval_accumulation_steps": Field(ge=1),
     "save_total_limit": Field(ge=1),
-    "seed": Field(ge=0),
-    "data_seed": Field(ge=0),
+    "seed": Field(ge=0, lt=2**32),
+    "data_seed": Field(ge=0, lt=2**32),
 }
 
 SHOWN_TRAINING_FIELDS = (
@@ -179,19 +186,22 @@ def parse(argv: Sequence[str] | None, description: str) -> Arguments:
     words = list(sys.argv[1:] if argv is None else argv)
     given, unknown = _parser(types, description).parse_known_args(words)
     if unknown:
-        raise InputError(_unknown_key(unknown[0].lstrip("-").split("=")[0], types, "command line"))
+        name = unknown[0].lstrip("-").split("=")[0]
+        if not name or not unknown[0].startswith("-"):
+            raise InputError(f"command line: {unknown[0]!r} belongs to no option; write --OPTION VALUE")
+        raise InputError(_unknown_key(name, types, "command line"))
     command_line = vars(given)
     path = command_line.pop("config", None)
-    values = read_yaml(path) if path else {}
+    values = {} if path is None else read_yaml(path)
     for name in values:
         if name not in types:
             raise InputError(_unknown_key(name, types, path))
+    for name, remedy in REFUSED_TRAINING_FIELDS.items():
+        if name in values or name in command_line:
+            raise InputError(f"{name}: can't be set: {remedy}")
     values = {name: check_value(name, value, types[name], source=path) for name, value in values.items()}
     for name, text in command_line.items():
         values[name] = check_value(name, _from_command_line(text, types[name]), types[name])
-    for name, remedy in REFUSED_TRAINING_FIELDS.items():
-        if name in values:
-            raise InputError(f"{name}: can't be set: {remedy}")
     return _arguments(values)
 
 
@@ -202,7 +212,7 @@ def read_yaml(path: str) -> dict[str, Any]:
         InputError: If the file can't be read, is no YAML, or is no mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = _load_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not a text file"
         raise InputError(f"config: {path}: {reason}; give a YAML file such as recipes/configs/demo.yaml") from None
@@ -224,16 +234,18 @@ def check_value(name: str, value: Any, hint: Any, source: str | None = None) -> 
     Raises:
         InputError: If the value doesn't fit.
     """
-    if value is False and _accepts(hint, str) and not _accepts(hint, bool):
+    if value is False and "no" in _choices(hint):
         value = "no"  # what YAML makes of `eval_strategy: no`
     prefix = f"{source}: {name}" if source else name
     if isinstance(value, bool) and not _accepts(hint, bool):
-        raise InputError(f"{prefix}: got {value!r}; give a {_describe(hint)}")
+        raise InputError(f"{prefix}: got {value!r}; give {_describe(hint)}")
     try:
-        return TypeAdapter(hint).validate_python(value)
+        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except ValidationError as error:
-        # The last error is that of the closest alternative in a union with None.
+        # The first error is that of the first alternative in a union with None.
         message = next(e["msg"] for e in error.errors() if e["type"] != "none_required")
+        if isinstance(value, int | float | date) and _accepts(hint, str):
+            message += "; write it in quotes"
         raise InputError(f"{prefix}: got {value!r}; {message[0].lower()}{message[1:]}") from None
 
 
@@ -266,7 +278,7 @@ def training_fields() -> dict[str, Any]:
             name = node.target.id
             hint = eval(annotation, {}, _Names(names))
             fields[name] = Annotated[hint, RANGES[name]] if name in RANGES else hint
-    return fields
+    return fields | {"output_dir": Text}
 
 
 class _Names(dict[str, Any]):
@@ -298,21 +310,61 @@ def _accepts(hint: Any, kind: type) -> bool:
     return hint is kind or hint is Any or any(_accepts(part, kind) for part in get_args(hint))
 
 
+def _choices(hint: Any) -> list[Any]:
+    """The values of a Literal, whatever the nesting of Annotated and unions."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [choice for part in get_args(hint) for choice in _choices(part)]
+
+
 def _describe(hint: Any) -> str:
-    names = [kind.__name__ for kind in (int, float, str, list, dict) if _accepts(hint, kind)]
-    return " or ".join({"int": "whole number", "float": "number", "str": "string"}.get(n, n) for n in names)
+    if choices := _choices(hint):
+        return "one of " + ", ".join(map(str, choices))
+    names = {int: "a whole number", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
+    return " or ".join(name for kind, name in names.items() if _accepts(hint, kind))
 
 
 def _from_command_line(text: str | list[str], hint: Any) -> Any:
     if isinstance(text, list):
-        return [yaml.safe_load(item) for item in text]
+        values = [_parse_word(item) for item in text]
+        return values[0] if len(values) == 1 and isinstance(values[0], list) else values
     if text.lower() in ("none", "null") and _accepts(hint, type(None)):
         return None
-    is_free_text = _accepts(hint, str) and not _accepts(hint, dict) and not _accepts(hint, list)
+    is_free_text = _accepts(hint, str) and not any(_accepts(hint, kind) for kind in (bool, list, dict))
+    return text if is_free_text else _parse_word(text)
+
+
+def _parse_word(text: str) -> Any:
+    """Read a word as YAML does; what is no YAML, or nothing, stays text."""
     try:
-        return text if is_free_text else yaml.safe_load(text)
+        return text if not text.strip() else _load_yaml(text)
     except yaml.YAMLError:
         return text
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that also reads `5e-5` as a number, and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key} is given twice", node.value[index][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _load_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a date in month 13
+        raise yaml.YAMLError(str(error)) from None
 
 
 def _unknown_key(name: str, known: dict[str, Any], source: str) -> str:
@@ -323,7 +375,9 @@ def _unknown_key(name: str, known: dict[str, Any], source: str) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"command line: {message}; see --help")
+        raise InputError(
+            f"command line: {message}; write --OPTION VALUE, or --OPTION=VALUE where the value begins with -"
+        )
 
 
 def _parser(types: dict[str, Any], description: str) -> argparse.ArgumentParser:
@@ -366,14 +420,16 @@ def _arguments(values: dict[str, Any]) -> Arguments:
         sections[key] = section(**{name: value for name, value in values.items() if name in own})
     flat = {name: value for section in sections.values() for name, value in dataclasses.asdict(section).items()}
     training = {name: value for name, value in values.items() if name not in flat}
-    check_together(**sections)
+    check_together(**sections, training=training)
     config = flat | training
     for name in ("overwrite", "resume_from_checkpoint"):
         config.pop(name, None)
     return Arguments(**sections, training=training, config=config)
 
 
-def check_together(data: DataArguments, model: ModelArguments, publish: PublishArguments) -> None:
+def check_together(
+    data: DataArguments, model: ModelArguments, publish: PublishArguments, training: Mapping[str, Any]
+) -> None:
     """Check what no single value can tell.
 
     Raises:
@@ -388,6 +444,9 @@ def check_together(data: DataArguments, model: ModelArguments, publish: PublishA
         raise InputError("model_name_or_path: missing; give a checkpoint to fine-tune, or --config_name videomae")
     if model.config_overrides and not model.config_name:
         raise InputError("config_overrides: goes with config_name; a checkpoint keeps its own configuration")
+    for name in ("bf16", "fp16"):
+        if training.get(name) and model.precision not in ("auto", name):
+            raise InputError(f"{name}: {training[name]} contradicts precision: {model.precision}; give one of them")
     if publish.push_to_hub and not publish.hub_model_id:
         raise InputError("hub_model_id: missing; push_to_hub needs the repository: --hub_model_id user/name")
     for name in ("crop_scale", "crop_ratio"):

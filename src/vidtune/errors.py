@@ -11,6 +11,10 @@ class InputError(ValueError):
     Recipes print it and exit with code 2.
     """
 
+    def __init__(self, message: str) -> None:
+        # Values and paths that the message quotes may hold line breaks.
+        super().__init__(" ".join(message.splitlines()))
+
 
 class VideoError(InputError):
     """A video that cannot be decoded: the message names it and says why."""
@@ -29,8 +33,9 @@ def exit_code(main: Callable[[], object]) -> int:
     try:
         main()
     except (InputError, PublishError) as error:
-        # An error of a data-loader worker arrives with the worker's traceback; its last line is the message.
-        line = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+        # An error of a data-loader worker arrives with the worker's traceback; the message stands at its end.
+        name = f"{type(error).__module__}.{type(error).__name__}: "
+        line = " ".join(str(error).splitlines()).strip().rpartition(name)[2]
         sys.stderr.write(f"{recipe}: {line}\n")
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
