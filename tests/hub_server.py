@@ -311,6 +311,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 
     The client reads its environment once, when it is imported: the constants made of it are set as well.
     """
+    import datasets
     from huggingface_hub import close_session, constants, hf_api
 
     home = tmp_path_factory.mktemp("hf_home")
@@ -329,5 +330,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(hf_api.api, "endpoint", server.url)  # behind the functions the package exports
+        cache = home / "datasets"
+        for name, value in {
+            "HF_ENDPOINT": server.url,
+            "HUB_DATASETS_URL": server.url + "/datasets/{repo_id}/resolve/{revision}/{path}",
+            "HF_HUB_OFFLINE": False,
+            "HF_UPDATE_DOWNLOAD_COUNTS": False,
+            "HF_DATASETS_CACHE": cache,
+            "DOWNLOADED_DATASETS_PATH": cache / "downloads",
+            "EXTRACTED_DATASETS_PATH": cache / "downloads" / "extracted",
+        }.items():
+            monkeypatch.setattr(datasets.config, name, value)
+        monkeypatch.setenv("HF_UPDATE_DOWNLOAD_COUNTS", "0")
         yield server
         close_session()

@@ -136,6 +136,7 @@ REFUSED_TRAINING_FIELDS = {
 
 # transformers takes any number here and fails, or trains nothing, much later.
 RANGES: dict[str, Any] = {
+    "output_dir": Field(min_length=1),
     "learning_rate": Field(ge=0),
     "num_train_epochs": Field(gt=0),
     "max_steps": Field(ge=-1),
@@ -278,7 +279,7 @@ def training_fields() -> dict[str, Any]:
             name = node.target.id
             hint = eval(annotation, {}, _Names(names))
             fields[name] = Annotated[hint, RANGES[name]] if name in RANGES else hint
-    return fields | {"output_dir": Text}
+    return fields
 
 
 class _Names(dict[str, Any]):
@@ -346,12 +347,11 @@ class _Loader(yaml.SafeLoader):
     """YAML that also reads `5e-5` as a number, and refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key} is given twice", node.value[index][0].start_mark
-                )
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else key)
         return super().construct_mapping(node, deep)
 
 
@@ -362,7 +362,7 @@ _Loader.add_implicit_resolver(
 
 def _load_yaml(text: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, _Loader)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a date in month 13
         raise yaml.YAMLError(str(error)) from None
 
@@ -420,6 +420,8 @@ def _arguments(values: dict[str, Any]) -> Arguments:
         sections[key] = section(**{name: value for name, value in values.items() if name in own})
     flat = {name: value for section in sections.values() for name, value in dataclasses.asdict(section).items()}
     training = {name: value for name, value in values.items() if name not in flat}
+    if training.get("output_dir") is None:  # `null` is what leaving it out is
+        training.pop("output_dir", None)
     check_together(**sections, training=training)
     config = flat | training
     for name in ("overwrite", "resume_from_checkpoint"):

@@ -267,7 +267,7 @@ def apply_transform(
         InputError: If the result is no tensor, or has another shape, type or range.
     """
     with seeded(int(rng.integers(2**32))):
-        clip: Any = transform(frames.transpose(0, 1))
+        clip: object = transform(frames.transpose(0, 1))
     expected = (frames.shape[1], frames.shape[0], size, size)
     if not isinstance(clip, torch.Tensor):
         raise InputError(f"train_transform: returned a {type(clip).__name__}; return a tensor {expected}")

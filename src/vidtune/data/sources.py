@@ -4,13 +4,17 @@ Every source gives a `datasets.DatasetDict` with columns `video` (path or bytes,
 `video_id`, `group`, `start_seconds` and `end_seconds`.
 """
 
+import math
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video, load_dataset
+import datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video, concatenate_datasets, load_dataset
+from huggingface_hub import HfApi
 
 from vidtune.data import demo
 from vidtune.errors import InputError
@@ -29,6 +33,7 @@ VIDEO_ENDINGS = set(
     ".3gp .asf .avi .divx .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
 )
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_COLUMNS = ("video", "label", "split", "group", "start_seconds", "end_seconds")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 Row = dict[str, Any]
@@ -51,8 +56,10 @@ def load_videos(dataset: str) -> DatasetDict:
     if dataset in demo.CLASSES:
         rows = read_folder(demo.write_demo(dataset))
     elif path.is_dir():
+        if not any(map(_is_video, _files(path))) and any(path.rglob("*.parquet")):
+            return read_hub(str(path))
         rows = read_folder(path)
-    elif path.suffix in TABLE_ENDINGS:
+    elif path.suffix.lower() in TABLE_ENDINGS:
         rows = read_table(path)
     elif is_hub_id(dataset):
         return read_hub(dataset)
@@ -66,33 +73,60 @@ def load_videos(dataset: str) -> DatasetDict:
 
 def is_hub_id(dataset: str) -> bool:
     """Whether a dataset's name can only mean one on the Hub."""
-    return bool(HUB_ID.fullmatch(dataset)) and not Path(dataset).exists() and Path(dataset).suffix not in TABLE_ENDINGS
+    path = Path(dataset)
+    return bool(HUB_ID.fullmatch(dataset)) and not path.exists() and path.suffix.lower() not in TABLE_ENDINGS
 
 
 def read_folder(folder: Path) -> list[Row]:
     """List the videos of `class/*.mp4` or `split/class/*.mp4`, at any depth below the class.
 
+    Links are followed; what is hidden is passed over.
+
     Raises:
         InputError: If the folder holds no videos, or holds them outside of class folders.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
+    files = sorted(_files(folder))
+    videos = [path for path in files if _is_video(path)]
     if not videos:
         raise InputError(
             f"dataset: {folder}: holds no videos ({len(files)} other files); "
             "put them into class/*.mp4 or split/class/*.mp4"
         )
     first_level = {path.relative_to(folder).parts[0] for path in videos if path.parent != folder}
-    has_splits = bool(first_level) and all(name.lower() in SPLITS for name in first_level)
+    others = sorted(name for name in first_level if name.lower() not in SPLITS)
+    has_splits = bool(first_level) and not others
+    if others and len({SPLITS[name.lower()] for name in first_level.difference(others)}) > 1:
+        raise InputError(
+            f"dataset: {folder / others[0]}: stands beside folders of splits and is none; "
+            "move it away, or name it train, validation or test"
+        )
     rows = []
     for path in videos:
         parts = path.relative_to(folder).parts
         if len(parts) < (3 if has_splits else 2):
             raise InputError(f"dataset: {path}: lies outside of a class folder; put it into one named for its label")
+        if not path.is_file():
+            raise InputError(f"dataset: {path}: is a link to a file that does not exist; fetch it, or remove the link")
         split = SPLITS[parts[0].lower()] if has_splits else "train"
         label = parts[1] if has_splits else parts[0]
         rows.append({"video": str(path), "label": label, "split": split, "video_id": "/".join(parts)})
     return rows
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_ENDINGS
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder that aren't hidden, through links too, but never round a circle of them."""
+
+    def stop(error: OSError) -> NoReturn:
+        raise InputError(f"dataset: {error.filename}: can't be read ({error.strerror}); mend its permissions")
+
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=stop):
+        above = {parent.resolve() for parent in [Path(root), *Path(root).parents]} | set(Path(root).resolve().parents)
+        folders[:] = [name for name in folders if name[0] != "." and Path(root, name).resolve() not in above]
+        yield from (Path(root, name) for name in names if name[0] != ".")
 
 
 def read_table(path: Path) -> list[Row]:
@@ -106,85 +140,150 @@ def read_table(path: Path) -> list[Row]:
     if not path.is_file():
         raise InputError(f"dataset: {path}: {'is a folder' if path.is_dir() else 'does not exist'}; give a table")
     table = _read_table(path)
+    table = table.rename(columns=lambda name: str(name).strip())
     missing = [name for name in ("video", "label") if name not in table]
     if missing:
         raise InputError(
-            f"dataset: {path}: column {missing[0]!r} is missing (it has {', '.join(map(str, table))}); "
-            "give `video` and `label`"
+            f"dataset: {path}: column {missing[0]!r} is missing (it has {', '.join(table)}); give `video` and `label`"
         )
     if not len(table):
         raise InputError(f"dataset: {path}: holds no rows; give one a video")
+    table = table[[name for name in TABLE_COLUMNS if name in table]].astype(object)
+    records = table.where(table.notna(), None).to_dict("records")
     rows = [
         _table_row(values, path.parent, where=f"dataset: {path}: row {number}")
-        for number, values in enumerate(table.to_dict("records"), start=1)
+        for number, values in enumerate(records, start=1)
     ]
     _check_paths([row["video"] for row in rows], path)
     return rows
 
 
 def _table_row(values: Row, folder: Path, where: str) -> Row:
-    values = {name: value for name, value in values.items() if value != "" and value == value}  # NaN is not itself
+    for name, value in values.items():
+        if hasattr(value, "__len__") and not isinstance(value, str):
+            raise InputError(f"{where}: {name} is {value!r}; give one value")
+    values = {name: value for name, value in values.items() if value is not None and str(value).strip()}
     for name in ("video", "label"):
-        if values.get(name) is None:
+        if name not in values:
             raise InputError(f"{where}: {name} is empty; fill it in, or delete the row")
-    split = str(values.get("split") or "train")
+    split = str(values.get("split", "train")).strip()
     if split.lower() not in SPLITS:
         raise InputError(f"{where}: split is {split!r}; give train, validation or test")
-    video, group = str(values["video"]), values.get("group")
     start = _seconds(values.get("start_seconds"), f"{where}: start_seconds")
     end = _seconds(values.get("end_seconds"), f"{where}: end_seconds")
+    if end is not None and end <= (start or 0):
+        raise InputError(f"{where}: end_seconds is {end:g}; give a time after the start, {start or 0:g}")
+    video = str(folder / str(values["video"]))
+    file_id = _file_id(video, folder)
     return {
-        "video": str(folder / video),
-        "label": values["label"],
+        "video": video,
+        "label": str(values["label"]).strip(),
         "split": SPLITS[split.lower()],
-        "video_id": video if start is end is None else f"{video}#{start or 0:g}-{'' if end is None else f'{end:g}'}",
-        "group": group,
+        "video_id": file_id
+        if start is end is None
+        else f"{file_id}#{start or 0:g}-{'' if end is None else f'{end:g}'}",
+        # Parts of one file must not cross a split.
+        "group": str(values.get("group", file_id)).strip(),
         "start_seconds": start,
         "end_seconds": end,
     }
 
 
+def _file_id(video: str, folder: Path) -> str:
+    """One name for one file, however a table spells it."""
+    path, folder = Path(os.path.abspath(video)), Path(os.path.abspath(folder))
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
 def read_hub(name: str) -> DatasetDict:
-    """Load a dataset with a `Video` column from the Hub.
+    """Load a dataset with a `Video` column from the Hub, or from a folder that holds a copy.
+
+    Videos that are bytes stay in the files of the cache: they are never all in memory.
 
     Raises:
         InputError: If it can't be reached, or has no column of videos or of labels.
     """
     try:
+        if not (datasets.config.HF_HUB_OFFLINE or Path(name).is_dir()):
+            # load_dataset would try an unreachable Hub again and again for half a minute
+            HfApi().dataset_info(name, expand=["sha"], timeout=3)
         splits = load_dataset(name)
     except Exception as error:  # every library below raises its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"dataset: {name}: is no file or folder here, and can't be loaded from the Hub ({reason}); offline, copy it "
-            f"here where there is a network: hf download {name} --repo-type dataset --local-dir DIR, and --dataset DIR"
+            f"dataset: {name}: can't be loaded ({_reason(error)}); is it a local path, mend it; without a network, "
+            "set HF_HUB_OFFLINE=1 if it was loaded here before, or fetch it elsewhere and give the folder: "
+            f"hf download {name} --repo-type dataset --local-dir FOLDER"
         ) from None
-    features = next(iter(splits.values())).features
-    video = [column for column, feature in features.items() if isinstance(feature, Video)]
-    if not video:
-        raise InputError(
-            f"dataset: {name}: has no column of type Video (it has {', '.join(features)}); choose another"
-        )
-    label = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    label = ["label"] if "label" in features else label
-    if len(label) != 1:
-        raise InputError(f"dataset: {name}: has no column `label` (it has {', '.join(features)}); choose another")
-    rows = []
+    video, label = _hub_columns(next(iter(splits.values())).features, name)
+    parts: dict[str, list[Dataset]] = {}
+    columns: list[dict[str, list[Any]]] = []
+    labelled: list[tuple[str, str, str]] = []
     for split, part in splits.items():
         if split.lower() not in SPLITS:
             raise InputError(f"dataset: {name}: has a split {split!r}; only train, validation and test are known")
-        part = part.cast_column(video[0], Video(decode=False))
-        names = features[label[0]].int2str if isinstance(features[label[0]], ClassLabel) else str
-        for number, row in enumerate(part):
-            rows.append(
-                {
-                    "video": row[video[0]],
-                    "label": names(row[label[0]]),
-                    "split": SPLITS[split.lower()],
-                    "video_id": f"{split}/{number}",
-                    "group": row.get("group"),
-                }
+        ids = [f"{split}/{number}" for number in range(len(part))]
+        columns.append(_hub_values(part, label, ids, name))
+        labelled += [(text, SPLITS[split.lower()], ids[row]) for row, text in enumerate(columns[-1]["label"])]
+    classes = _classes(labelled, name)
+    features = _features(classes)
+    for (split, part), values in zip(splits.items(), columns, strict=True):
+        part = part.select_columns([video]).cast_column(video, Video(decode=False)).rename_columns({video: "video"})
+        for column, feature in features.items():
+            if column == "label":
+                part = part.add_column(column, classes.str2int(values[column]), feature=feature)
+            elif column != "video":
+                part = part.add_column(column, values[column], feature=feature)
+        parts.setdefault(SPLITS[split.lower()], []).append(part)
+    order = sorted(parts, key=list(SPLITS.values()).index)
+    return DatasetDict({split: concatenate_datasets(parts[split]) for split in order})
+
+
+def _hub_columns(features: Features, name: str) -> tuple[str, str]:
+    """Which columns hold the videos and the labels."""
+    videos = [column for column, feature in features.items() if isinstance(feature, Video)]
+    labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    found: list[str] = []
+    for word, candidates in (("video", videos), ("label", ["label"] if "label" in features else labels)):
+        if word in candidates:
+            candidates = [word]
+        if len(candidates) != 1:
+            kind = "of type Video" if word == "video" else "of labels"
+            problem = (
+                f"has several columns {kind} and none is called {word}" if candidates else f"has no column {kind}"
             )
-    return to_dataset(rows, source=name)
+            raise InputError(
+                f"dataset: {name}: {problem} (it has {', '.join(features)}); "
+                "choose another, or list its videos in a table"
+            )
+        found += candidates
+    return found[0], found[1]
+
+
+def _hub_values(part: Dataset, label: str, ids: list[str], name: str) -> dict[str, list[Any]]:
+    """What a row says of its video, by column of ours; videos are not read."""
+
+    def read(column: str) -> list[Any]:
+        if column not in part.column_names:
+            return [None] * len(part)
+        values: list[Any] = part.select_columns([column])[:][column]
+        return values
+
+    labels = read(label)
+    feature = part.features[label]
+    for video_id, value in zip(ids, labels, strict=True):
+        if value is None or (isinstance(feature, ClassLabel) and value < 0):
+            raise InputError(f"dataset: {name}: {video_id} has no label; choose another, or leave its split out")
+        if isinstance(value, list | dict):
+            raise InputError(f"dataset: {name}: label of {video_id} is {value!r}; one label a video is known")
+    to_text = feature.int2str if isinstance(feature, ClassLabel) else str
+    groups = zip(ids, read("group"), strict=True)
+    return {
+        "label": [to_text(value) for value in labels],
+        "video_id": ids,
+        "group": [video_id if group is None else str(group) for video_id, group in groups],
+        "start_seconds": read("start_seconds"),
+        "end_seconds": read("end_seconds"),
+    }
 
 
 def to_dataset(rows: Sequence[Row], source: str) -> DatasetDict:
@@ -198,32 +297,7 @@ def to_dataset(rows: Sequence[Row], source: str) -> DatasetDict:
     Raises:
         InputError: If there is nothing to train on, only one class, a label that `train` lacks, or a video twice.
     """
-    labels = sorted({str(row["label"]) for row in rows if row["split"] == "train"}, key=_natural)
-    if not labels:
-        raise InputError(f"dataset: {source}: has no split `train`; name one of its splits so")
-    if len(labels) == 1:
-        raise InputError(f"dataset: {source}: has one class only, {labels[0]!r}; a classifier needs two or more")
-    for row in rows:
-        if str(row["label"]) not in labels:
-            raise InputError(
-                f"dataset: {source}: label {row['label']!r} of {row['video_id']} in {row['split']} is not in train; "
-                "add videos of it to train, or leave it out"
-            )
-    twice = [video_id for video_id, count in Counter(row["video_id"] for row in rows).items() if count > 1]
-    if twice:
-        raise InputError(
-            f"dataset: {source}: {twice[0]} is listed twice (and {len(twice) - 1} more); list each video once"
-        )
-    features = Features(
-        {
-            "video": Video(decode=False),
-            "label": ClassLabel(names=labels),
-            "video_id": Value("string"),
-            "group": Value("string"),
-            "start_seconds": Value("float64"),
-            "end_seconds": Value("float64"),
-        }
-    )
+    classes = _classes([(str(row["label"]), row["split"], row["video_id"]) for row in rows], source)
     splits = {}
     for split in ("train", "validation", "test"):
         part = [row for row in rows if row["split"] == split]
@@ -232,33 +306,81 @@ def to_dataset(rows: Sequence[Row], source: str) -> DatasetDict:
                 "video": [row["video"] for row in part],
                 "label": [str(row["label"]) for row in part],
                 "video_id": [row["video_id"] for row in part],
-                "group": [str(row.get("group") or row["video_id"]) for row in part],
+                "group": [str(row["video_id"] if row.get("group") is None else row["group"]) for row in part],
                 "start_seconds": [row.get("start_seconds") for row in part],
                 "end_seconds": [row.get("end_seconds") for row in part],
             }
-            splits[split] = Dataset.from_dict(columns, features=features)
+            splits[split] = Dataset.from_dict(columns, features=_features(classes))
     return DatasetDict(splits)
+
+
+def _features(classes: ClassLabel) -> Features:
+    return Features(
+        {
+            "video": Video(decode=False),
+            "label": classes,
+            "video_id": Value("string"),
+            "group": Value("string"),
+            "start_seconds": Value("float64"),
+            "end_seconds": Value("float64"),
+        }
+    )
+
+
+def _classes(rows: Sequence[tuple[str, str, str]], source: str) -> ClassLabel:
+    """Number the labels of train, once it is known that a classifier can be trained on the rows.
+
+    Args:
+        rows: Label, split and id of each video.
+        source: What errors call the dataset.
+    """
+    names = {label for label, split, _ in rows if split == "train"}
+    if not names:
+        raise InputError(f"dataset: {source}: has no split `train`; name one of its splits so")
+    if len(names) == 1:
+        raise InputError(f"dataset: {source}: has one class only, {names.pop()!r}; a classifier needs two or more")
+    for label, split, video_id in rows:
+        if label not in names:
+            raise InputError(
+                f"dataset: {source}: label {label!r} of {video_id} in {split} is not in train; "
+                "add videos of it to train, or leave it out"
+            )
+    twice = [video_id for video_id, count in Counter(video_id for _, _, video_id in rows).items() if count > 1]
+    if twice:
+        more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
+        raise InputError(f"dataset: {source}: {twice[0]} is listed twice{more}; list each video once")
+    return ClassLabel(names=sorted(names, key=_natural))
 
 
 def _read_table(path: Path) -> Any:
     import pandas
 
+    ending = path.suffix.lower()
     try:
-        if path.suffix == ".parquet":
+        if ending == ".parquet":
             return pandas.read_parquet(path)
-        if path.suffix == ".jsonl":
-            return pandas.read_json(path, lines=True, dtype=False)
-        return pandas.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"dataset: {path}: can't be read as {path.suffix} ({reason}); mend the file") from None
+        if ending == ".jsonl":
+            return pandas.read_json(path, lines=True, dtype=False, convert_dates=False)
+        table = pandas.read_csv(path, sep="\t" if ending == ".tsv" else ",", dtype=str, keep_default_na=False)
+        if not isinstance(table.index, pandas.RangeIndex):  # what pandas makes of the cells too many
+            raise ValueError("its rows have more cells than its header")
+        return table
+    except Exception as error:  # pandas and pyarrow raise whatever the bytes lead to
+        raise InputError(f"dataset: {path}: can't be read as {ending} ({_reason(error)}); mend the file") from None
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _seconds(value: Any, field: str) -> float | None:
     try:
-        return None if value is None else float(value)
+        seconds = None if value is None else float(value)
     except (TypeError, ValueError):
         raise InputError(f"{field} is {value!r}; give seconds") from None
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise InputError(f"{field} is {seconds:g}; give seconds from the beginning of the file")
+    return seconds
 
 
 def _check_paths(paths: Sequence[str], table: Path) -> None:
@@ -266,9 +388,12 @@ def _check_paths(paths: Sequence[str], table: Path) -> None:
     if missing:
         problem = "is a folder" if Path(missing[0]).is_dir() else "does not exist"
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(f"dataset: {table}: video {missing[0]} {problem}{more}; paths are relative to the table")
+        raise InputError(
+            f"dataset: {table}: video {missing[0]} {problem}{more}; mend the paths, which are relative to the table"
+        )
 
 
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Sort key by which class 2 comes before class 10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text)]
+def _natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key by which class 2 comes before class 10; the text itself tells 1 from 01."""
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text

@@ -17,7 +17,7 @@ def split_videos(videos: DatasetDict, validation_fraction: float, test_fraction:
 
     Args:
         videos: Rows by split, `train` among them, with columns `label` and `group`.
-        validation_fraction: Share of the rows of `train` for validation, in `[0, 1)`.
+        validation_fraction: Share of the rows of `train` for validation, in `(0, 1)`.
         test_fraction: Share of the rows of `train` for test, in `[0, 1)`; 0 for none.
         seed: Seed of the draw.
 
@@ -25,10 +25,15 @@ def split_videos(videos: DatasetDict, validation_fraction: float, test_fraction:
         Rows by split: train, validation and, where there is one, test.
 
     Raises:
-        InputError: If there are too few groups for the fractions.
+        InputError: If there are too few groups for the fractions, or `validation_fraction` is 0.
     """
     if "validation" in videos:
         return videos
+    if validation_fraction <= 0:
+        raise InputError(
+            f"validation_fraction: {validation_fraction:g} leaves no video to validate on, and the dataset has no "
+            "validation split; give a share above 0"
+        )
     shares = {"validation": validation_fraction}
     if "test" not in videos:
         shares["test"] = test_fraction

@@ -1,0 +1,171 @@
+import os
+import re
+
+import pytest
+
+from vidtune.errors import InputError
+from vidtune.training.checkpoints import (
+    check_output_dir,
+    clear_run,
+    find_checkpoint,
+    move_checkpoint,
+    move_files,
+    write_text,
+)
+
+
+def make(folder, *names):
+    """Write files, each with its name for content."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return folder
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+
+
+def refused(call, *arguments, **options):
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_new_or_an_empty_folder_may_be_written_to(tmp_path, overwrite):
+    check_output_dir(tmp_path, resume=False, overwrite=overwrite)
+    check_output_dir(tmp_path / "new", resume=False, overwrite=overwrite)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_may_be_resumed_or_replaced_but_only_when_asked_to(tmp_path):
+    make(tmp_path, "config.yaml", "model.safetensors")
+    check_output_dir(tmp_path, resume=True, overwrite=False)
+    check_output_dir(tmp_path, resume=False, overwrite=True)
+    message = refused(check_output_dir, tmp_path, resume=False, overwrite=False)
+    assert str(tmp_path) in message and "--overwrite" in message and "--resume_from_checkpoint auto" in message
+
+
+@pytest.mark.parametrize("name", ["new", "empty"])
+def test_there_is_nothing_to_resume_in_a_new_or_an_empty_folder(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    assert "holds no run" in refused(check_output_dir, tmp_path / name, resume=True, overwrite=True)
+
+
+@pytest.mark.parametrize(("resume", "overwrite"), [(False, False), (True, False), (False, True)])
+def test_a_folder_of_something_else_is_refused_whatever_was_asked(tmp_path, resume, overwrite):
+    make(tmp_path, "thesis.tex")
+    message = refused(check_output_dir, tmp_path, resume=resume, overwrite=overwrite)
+    assert "holds files of something else" in message
+
+
+def test_a_file_is_no_output_folder(tmp_path):
+    make(tmp_path, "file")
+    assert "is a file" in refused(check_output_dir, tmp_path / "file", resume=False, overwrite=True)
+
+
+def test_auto_finds_the_newest_whole_checkpoint(tmp_path):
+    make(tmp_path, *(f"checkpoint-{step}/trainer_state.json" for step in (2, 9, 10)))
+    make(tmp_path, "checkpoint-11/model.safetensors", "checkpoint-best/trainer_state.json", "checkpoint-12")
+    make(tmp_path, ".unfinished/checkpoint-13/trainer_state.json")
+    assert find_checkpoint("auto", tmp_path) == tmp_path / "checkpoint-10"
+    assert find_checkpoint("true", tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_a_checkpoint_can_be_named(tmp_path):
+    make(tmp_path, "elsewhere/trainer_state.json", "checkpoint-3/trainer_state.json")
+    assert find_checkpoint(str(tmp_path / "elsewhere"), tmp_path) == tmp_path / "elsewhere"
+
+
+def test_a_run_without_a_checkpoint_says_how_to_start_afresh(tmp_path):
+    make(tmp_path, "config.yaml", "checkpoint-4/optimizer.pt")
+    assert "start afresh with --overwrite" in refused(find_checkpoint, "auto", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_a_folder_without_a_state_is_no_checkpoint(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    assert "is no checkpoint" in refused(find_checkpoint, str(tmp_path / name), tmp_path)
+
+
+def test_clearing_a_run_removes_what_it_wrote_and_nothing_else(tmp_path):
+    others = [
+        "notes.md",
+        "config.yaml.bak",
+        "checkpoint-notes.txt",
+        "checkpoint-best/model.safetensors",
+        "checkpoint-7",
+        "my_model.safetensors",
+        "logs/checkpoint-3/trainer_state.json",
+        "videos/report.json",
+    ]
+    make(tmp_path, *others)
+    make(tmp_path, "config.yaml", "report.json", "README.md", "config.json", "training_args.bin")
+    make(tmp_path, "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json")
+    make(tmp_path, "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+    make(tmp_path, "checkpoint-2/model.safetensors", "checkpoint-10/rng_state.pth", ".unfinished/checkpoint-11/a")
+    clear_run(tmp_path)
+    assert tree(tmp_path) == sorted(others)
+    clear_run(tmp_path)
+
+
+def test_clearing_a_run_leaves_what_a_link_leads_to(tmp_path):
+    archive = make(tmp_path / "archive", "model.safetensors")
+    run = make(tmp_path / "run", "config.yaml")
+    (run / "checkpoint-5").symlink_to(archive)
+    (run / "model.safetensors").symlink_to(archive / "model.safetensors")
+    clear_run(run)
+    assert tree(archive) == ["model.safetensors"]
+    assert tree(run) == ["checkpoint-5"]
+
+
+def test_clearing_a_folder_that_is_not_there_does_nothing(tmp_path):
+    clear_run(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_moved_files_replace_their_namesakes_and_their_folder_goes(tmp_path):
+    target = make(tmp_path / "target", "kept")
+    (target / "model").write_text("old")
+    move_files(make(tmp_path / "staged", "model", "config"), target)
+    assert tree(tmp_path) == ["target/config", "target/kept", "target/model"]
+    assert (target / "model").read_text() == "model"
+    assert not (tmp_path / "staged").exists()
+
+
+def test_a_staged_checkpoint_gets_its_name(tmp_path):
+    move_checkpoint(make(tmp_path / "staging" / "checkpoint-3", "model", "sub/state"), tmp_path / "checkpoint-3")
+    assert tree(tmp_path) == ["checkpoint-3/model", "checkpoint-3/sub/state"]
+
+
+def test_a_staged_checkpoint_takes_the_place_of_its_namesake(tmp_path):
+    make(tmp_path / "checkpoint-3", "old")
+    move_checkpoint(make(tmp_path / "staging" / "checkpoint-3", "new"), tmp_path / "checkpoint-3")
+    assert tree(tmp_path) == ["checkpoint-3/new"]
+
+
+def test_an_old_checkpoint_is_removed_only_when_the_new_one_has_its_name(tmp_path, monkeypatch):
+    final, staged = make(tmp_path / "checkpoint-3", "old"), make(tmp_path / "staging" / "checkpoint-3", "new")
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: pytest.fail("removed") if not final.is_dir() else None)
+    move_checkpoint(staged, final)
+    assert tree(final) == ["new"]
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "report.json"
+    write_text(path, "premier: é\n")
+    assert path.read_text(encoding="utf-8") == "premier: é\n"
+    write_text(path, "second")
+    assert path.read_text() == "second" and tree(tmp_path) == ["report.json"]
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match=re.escape("disk full")):
+        write_text(path, "third")
+    assert path.read_text() == "second"

@@ -1,0 +1,147 @@
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import evaluate
+import numpy as np
+import pytest
+
+from vidtune.data.clips import FAILED
+from vidtune.evaluation.metrics import (
+    Accuracy,
+    ConfusionMatrix,
+    MacroF1,
+    PerClass,
+    TopKAccuracy,
+    video_metrics,
+)
+
+# Label 0: three videos, two found. Label 1: two videos, one found. Label 2: one video, found, and one more taken for it.
+REFERENCES = [0, 0, 0, 1, 1, 2]
+PREDICTIONS = [0, 0, 1, 1, 2, 2]
+
+
+def one_hot(labels, num_labels):
+    return np.eye(num_labels)[labels]
+
+
+def accuracy_of_many(seed):
+    """Called in threads and processes of their own."""
+    labels = np.random.default_rng(seed).integers(0, 3, 200)
+    return Accuracy().compute(predictions=np.roll(labels, 1), references=labels)["accuracy"], float(
+        (np.roll(labels, 1) == labels).mean()
+    )
+
+
+def test_every_metric_is_one_of_evaluate():
+    for metric in (Accuracy, TopKAccuracy, MacroF1, PerClass, ConfusionMatrix):
+        assert issubclass(metric, evaluate.Metric) and metric().description
+
+
+def test_accuracy_by_hand():
+    assert Accuracy().compute(predictions=PREDICTIONS, references=REFERENCES) == {"accuracy": 4 / 6}
+
+
+def test_top_k_accuracy_by_hand():
+    ranked = [[2, 0, 1], [0, 1, 2], [1, 2, 0]]
+    assert TopKAccuracy().compute(predictions=ranked, references=[2, 1, 0], k=1) == {"top1_accuracy": 1 / 3}
+    assert TopKAccuracy().compute(predictions=ranked, references=[2, 1, 0], k=2) == {"top2_accuracy": 2 / 3}
+    assert TopKAccuracy().compute(predictions=ranked, references=[2, 1, 0]) == {"top5_accuracy": 1.0}
+
+
+def test_macro_f1_by_hand():
+    # F1: 0: precision 1, recall 2/3: 4/5. 1: 1/2 and 1/2: 1/2. 2: 1/2 and 1: 2/3.
+    expected = (4 / 5 + 1 / 2 + 2 / 3) / 3
+    assert MacroF1().compute(predictions=PREDICTIONS, references=REFERENCES)["macro_f1"] == pytest.approx(expected)
+
+
+def test_macro_f1_passes_over_labels_that_do_not_occur():
+    assert MacroF1().compute(predictions=[0, 7], references=[0, 7]) == {"macro_f1": 1.0}
+
+
+def test_the_table_by_class_by_hand():
+    table = PerClass().compute(predictions=PREDICTIONS, references=REFERENCES, num_labels=4)
+    assert table["precision"] == pytest.approx([1, 1 / 2, 1 / 2, 0])
+    assert table["recall"] == pytest.approx([2 / 3, 1 / 2, 1, 0])
+    assert table["f1"] == pytest.approx([4 / 5, 1 / 2, 2 / 3, 0])
+    assert table["support"] == [3, 2, 1, 0]
+
+
+def test_the_confusion_matrix_by_hand():
+    found = ConfusionMatrix().compute(predictions=PREDICTIONS, references=REFERENCES, num_labels=4)
+    assert found == {"confusion_matrix": [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]}
+
+
+def test_videos_are_scored_by_their_most_probable_label():
+    metrics = video_metrics(one_hot(PREDICTIONS, 3), np.array(REFERENCES), ["a", "b", "c"])
+    assert metrics["videos"] == 6 and metrics["failed"] == 0
+    assert metrics["accuracy"] == 4 / 6
+    assert metrics["macro_f1"] == pytest.approx((4 / 5 + 1 / 2 + 2 / 3) / 3)
+    assert metrics["per_class"]["b"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    assert list(metrics["per_class"]) == ["a", "b", "c"]
+    assert metrics["confusion_matrix"] == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert metrics["top5_accuracy"] is None
+
+
+def test_the_loss_is_the_mean_negative_log_likelihood():
+    probabilities = np.array([[0.5, 0.5], [0.2, 0.8]])
+    loss = video_metrics(probabilities, np.array([0, 1]), ["a", "b"])["loss"]
+    assert loss == pytest.approx(-(np.log(0.5) + np.log(0.8)) / 2)
+
+
+def test_a_perfect_score_has_no_loss_and_a_hopeless_one_a_finite_one():
+    perfect = video_metrics(one_hot([0, 1], 2), np.array([0, 1]), ["a", "b"])
+    assert str(perfect["loss"]) == "0.0" and perfect["accuracy"] == perfect["macro_f1"] == 1.0
+    hopeless = video_metrics(one_hot([1, 0], 2), np.array([0, 1]), ["a", "b"])
+    assert np.isfinite(hopeless["loss"]) and hopeless["accuracy"] == hopeless["macro_f1"] == 0.0
+
+
+def test_two_labels_are_scored_as_any_number_is():
+    metrics = video_metrics(one_hot([0, 0, 1, 1], 2), np.array([0, 1, 1, 1]), ["no", "yes"])
+    assert metrics["accuracy"] == 0.75
+    # no: precision 1/2, recall 1; yes: 1 and 2/3.
+    assert metrics["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert metrics["confusion_matrix"] == [[1, 0], [1, 2]]
+
+
+def test_top_5_counts_from_six_labels_on():
+    names = list("abcdef")
+    # The true label is, in turn, the first, the fifth and the last.
+    probabilities = np.array([[0.3, 0.25, 0.2, 0.15, 0.07, 0.03]] * 3)
+    metrics = video_metrics(probabilities, np.array([0, 4, 5]), names)
+    assert metrics["top5_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert video_metrics(one_hot([0], 5), np.array([0]), names[:5])["top5_accuracy"] is None
+
+
+def test_failed_videos_are_counted_and_left_out():
+    labels = np.array([0, FAILED, 1, FAILED])
+    metrics = video_metrics(one_hot([0, 0, 0, 1], 2), labels, ["a", "b"])
+    assert metrics["videos"] == 2 and metrics["failed"] == 2
+    assert metrics["accuracy"] == 0.5
+    assert metrics["confusion_matrix"] == [[1, 0], [1, 0]]
+    assert metrics["per_class"]["a"]["support"] == 1
+
+
+def test_without_a_scored_video_there_are_no_scores():
+    metrics = video_metrics(one_hot([0, 1], 2), np.array([FAILED, FAILED]), ["a", "b"])
+    assert metrics["videos"] == 0 and metrics["failed"] == 2
+    names = ("loss", "accuracy", "top5_accuracy", "macro_f1", "per_class", "confusion_matrix")
+    assert all(metrics[name] is None for name in names)
+    assert set(metrics) == set(video_metrics(one_hot([0], 2), np.array([0]), ["a", "b"]))
+
+
+def test_probabilities_that_are_no_numbers_give_a_loss_that_is_none():
+    metrics = video_metrics(np.full((2, 2), np.nan), np.array([0, 1]), ["a", "b"])
+    assert np.isnan(metrics["loss"])
+
+
+def test_metrics_work_in_two_threads_at_once():
+    with ThreadPoolExecutor(2) as pool:
+        for found, expected in pool.map(accuracy_of_many, range(20)):
+            assert found == pytest.approx(expected)
+
+
+def test_metrics_work_in_two_processes_at_once():
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        for found, expected in pool.map(accuracy_of_many, range(8), chunksize=4):
+            assert found == pytest.approx(expected)
