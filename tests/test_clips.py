@@ -8,8 +8,8 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value, Video
 from torch.utils.data import DataLoader
-from video_files import counting_frames, frame_indices, moving_square, write_video
 
+from video_files import counting_frames, frame_indices, moving_square, write_video
 from vidtune.data.clips import (
     FAILED,
     ClipFormat,
@@ -138,9 +138,7 @@ def test_reading_a_clip_leaves_the_global_generators_alone(videos):
     assert global_states() == before
 
 
-@pytest.mark.parametrize(
-    "context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_no_and_two_workers_give_the_same_batches(videos, context):
     clips = TrainingClips(videos, CLIP, seed=3, color_jitter=0.3)
     sampler = EpochSampler(len(videos), seed=3)

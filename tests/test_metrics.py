@@ -15,7 +15,7 @@ from vidtune.evaluation.metrics import (
     video_metrics,
 )
 
-# Label 0: three videos, two found. Label 1: two videos, one found. Label 2: one video, found, and one more taken for it.
+# Label 0: three videos, two found. Label 1: two, one found. Label 2: one, found, and one of label 1 taken for it.
 REFERENCES = [0, 0, 0, 1, 1, 2]
 PREDICTIONS = [0, 0, 1, 1, 2, 2]
 
@@ -133,6 +133,14 @@ def test_without_a_scored_video_there_are_no_scores():
 def test_probabilities_that_are_no_numbers_give_a_loss_that_is_none():
     metrics = video_metrics(np.full((2, 2), np.nan), np.array([0, 1]), ["a", "b"])
     assert np.isnan(metrics["loss"])
+
+
+def test_metrics_write_nothing(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", home)
+    accuracy_of_many(0)
+    video_metrics(one_hot([0, 1], 2), np.array([0, 1]), ["a", "b"])
+    assert not home.exists()
 
 
 def test_metrics_work_in_two_threads_at_once():

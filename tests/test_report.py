@@ -68,7 +68,12 @@ def test_the_commit_is_that_of_the_checkout_and_says_whether_files_differ(tmp_pa
 
 
 def test_a_report_comes_back_from_its_json():
-    report = {"text": "é, [ 1,\n 2 ] and \"quotes\"", "numbers": [1, 2.5, -3e-07], "nested": [{"a": [True, None]}], "": {}}
+    report = {
+        "text": 'é, [ 1,\n 2 ] and "quotes"',
+        "numbers": [1, 2.5, -3e-07],
+        "nested": [{"a": [True, None]}],
+        "": {},
+    }
     assert json.loads(to_json(report)) == report
 
 
@@ -100,7 +105,13 @@ def test_what_is_not_a_number_becomes_null():
 
 
 def test_numbers_of_numpy_stay_numbers():
-    report = {"a": np.float32(0.5), "b": np.int64(3), "c": np.array([[1, 2]]), "d": np.float64("nan"), "e": np.bool_(True)}
+    report = {
+        "a": np.float32(0.5),
+        "b": np.int64(3),
+        "c": np.array([[1, 2]]),
+        "d": np.float64("nan"),
+        "e": np.bool_(True),
+    }
     assert json.loads(to_json(report)) == {"a": 0.5, "b": 3, "c": [[1, 2]], "d": None, "e": True}
 
 

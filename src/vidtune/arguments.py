@@ -344,7 +344,10 @@ def _parse_word(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that also reads `5e-5` as a number, and refuses a key that is given twice."""
+    """YAML that also reads `5e-5` as a number, and refuses a key that is given twice.
+
+    `12e4567` stays text, as YAML has it: a commit may be called so.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
@@ -356,7 +359,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE]-[0-9]+$"), list("-+0123456789")
 )
 
 
@@ -383,6 +386,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(types: dict[str, Any], description: str) -> argparse.ArgumentParser:
     parser = _Parser(
         description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
         epilog="Every other field of transformers.TrainingArguments is an option too, under its own name.",
         allow_abbrev=False,

@@ -34,6 +34,7 @@ VIDEO_ENDINGS = set(
 )
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 TABLE_COLUMNS = ("video", "label", "split", "group", "start_seconds", "end_seconds")
+HUB_TIMEOUT_SECONDS = 3.0
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 Row = dict[str, Any]
@@ -206,7 +207,7 @@ def read_hub(name: str) -> DatasetDict:
     try:
         if not (datasets.config.HF_HUB_OFFLINE or Path(name).is_dir()):
             # load_dataset would try an unreachable Hub again and again for half a minute
-            HfApi().dataset_info(name, expand=["sha"], timeout=3)
+            HfApi().dataset_info(name, expand=["sha"], timeout=HUB_TIMEOUT_SECONDS)
         splits = load_dataset(name)
     except Exception as error:  # every library below raises its own
         raise InputError(
@@ -265,7 +266,7 @@ def _hub_values(part: Dataset, label: str, ids: list[str], name: str) -> dict[st
     def read(column: str) -> list[Any]:
         if column not in part.column_names:
             return [None] * len(part)
-        values: list[Any] = part.select_columns([column])[:][column]
+        values: list[Any] = part[column][:]
         return values
 
     labels = read(label)

@@ -38,16 +38,16 @@ def split_videos(videos: DatasetDict, validation_fraction: float, test_fraction:
     if "test" not in videos:
         shares["test"] = test_fraction
     rows = videos["train"]
-    parts = split_groups(np.array(rows["label"]), np.array(rows["group"]), shares, seed)
-    all_labels = set(rows["label"])
+    labels, groups = np.array(rows["label"][:]), np.array(rows["group"][:])
+    parts = split_groups(labels, groups, shares, seed)
     for name, part in parts.items():
-        absent = all_labels - {rows["label"][row] for row in part} if name == "train" else set()
+        absent = np.setdiff1d(labels, labels[part]).tolist() if name == "train" else []
         if len(part) == 0 or absent:
-            of_labels = "".join(f" of {rows.features['label'].int2str(label)}" for label in sorted(absent)[:1])
-            groups = len(set(rows["group"]))
+            of_labels = "".join(f" of {rows.features['label'].int2str(label)}" for label in absent[:1])
             raise InputError(
                 f"validation_fraction, test_fraction: {validation_fraction}, {test_fraction} leave no "
-                f"video{of_labels} in {name} ({groups} groups in all); change them, or give a column `split`"
+                f"video{of_labels} in {name} ({len(np.unique(groups))} groups in all); "
+                "change them, or give a column `split`"
             )
     return DatasetDict(
         {name: rows.select(part) for name, part in parts.items()}

@@ -21,6 +21,9 @@ class _Metric(evaluate.Metric):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(keep_in_memory=True)  # no file in a cache that processes would fight over
 
+    def _build_data_dir(self) -> str:
+        return ""  # nor a folder for it, which a read-only home would refuse
+
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(description=self.__doc__, citation="", features=self.features)
 

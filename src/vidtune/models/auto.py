@@ -170,7 +170,7 @@ def load_processors(
         for auto in (AutoVideoProcessor, AutoImageProcessor):
             try:
                 processors.append(auto.from_pretrained(source, revision=revision))
-            except (OSError, ValueError, ImportError) as error:
+            except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
                 reasons.append(_first_line(error))
     if not processors:
         raise InputError(
@@ -200,10 +200,14 @@ def load_classifier(
         that its processor normalises with, of values in [0, 1].
 
     Raises:
-        InputError: If there is no such model.
+        InputError: If there is no such model, or it has not been fine-tuned.
     """
     check_reachable(name, "model", revision)
-    model = _load("model", AutoModelForVideoClassification.from_pretrained, name, revision=revision)
+    model, info = _load(
+        "model", AutoModelForVideoClassification.from_pretrained, name, revision=revision, output_loading_info=True
+    )
+    if info["missing_keys"]:
+        raise InputError(f"model: {name}: has no weights for {min(info['missing_keys'])}; give a fine-tuned model")
     processors = load_processors(name, model.config, revision)
     return model, clip_settings(model.config, None, None), *normalisation(processors[0])
 
@@ -370,9 +374,11 @@ def _mended_processor(name: str, revision: str | None, folder: str) -> str | Non
     except OSError:
         return None
     try:
-        values = dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise InputError(f"model_name_or_path: {path}: is not the JSON of a processor") from None
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise InputError(f"model_name_or_path: {path}: is not the JSON of a processor")
     old = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
     if not old.endswith("FeatureExtractor"):
         return None

@@ -214,7 +214,7 @@ def training_arguments(given: dict[str, Any], precision: str = "auto") -> Traini
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     given.setdefault("dataloader_num_workers", min(8, max(1, (os.cpu_count() or 1) // local_processes)))
     given.setdefault("dataloader_pin_memory", on_gpu)
-    if given.get("load_best_model_at_end"):
+    if given.get("load_best_model_at_end") or given.get("save_strategy") == "best":
         given.setdefault("metric_for_best_model", "accuracy")
     given |= {"push_to_hub": False, "remove_unused_columns": False, "label_names": ["labels"]}
     try:
@@ -227,6 +227,8 @@ def training_arguments(given: dict[str, Any], precision: str = "auto") -> Traini
             f"num_processes: one process was started for {arguments.n_gpu} GPUs; add `--multi_gpu --num_processes "
             f"{arguments.n_gpu}` to accelerate launch, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
         )
+    if arguments.mixed_precision == "fp16" and arguments.device.type == "cpu":
+        raise InputError("precision: fp16 needs a GPU; use fp32 here, or bf16")
     return arguments
 
 

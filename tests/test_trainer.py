@@ -1,0 +1,743 @@
+import gc
+import json
+import math
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+    Trainer,
+    TrainerCallback,
+    VideoMAEImageProcessor,
+    set_seed,
+)
+
+from test_auto import SIZES, TINY
+from vidtune.data.clips import FAILED, EvaluationClips, TrainingClips, collate
+from vidtune.errors import InputError, VideoError
+from vidtune.models.auto import load_model, load_processors, normalisation, read_config
+from vidtune.training import trainer as trainer_module
+from vidtune.training.trainer import (
+    VideoTrainer,
+    classification_loss,
+    load_weights,
+    scalar_metrics,
+    training_arguments,
+)
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "drop_path_rate")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_collect():
+    """Spare each run half a second in which accelerate collects the garbage of all that was imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def one_environment(monkeypatch):
+    """Which precision one run chose is not the next one's launcher."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+
+
+class Noise:
+    """Clips of noise, tinted by their label; stands in for TrainingClips and EvaluationClips."""
+
+    decoder = "auto"
+
+    def __init__(self, num_rows, size=32, views=None, failed=(), num_labels=2):
+        self.num_rows, self.size, self.views, self.failed, self.num_labels = num_rows, size, views, failed, num_labels
+        self.seen = []
+        self.videos = [
+            {"video": {"path": f"/nowhere/{row}.mp4", "bytes": None}, "video_id": str(row)} for row in range(num_rows)
+        ]
+
+    def __len__(self):
+        return self.num_rows
+
+    def __getitem__(self, index):
+        epoch, row = (0, index) if self.views else index
+        self.seen.append((epoch, row))
+        failed, label = row in self.failed, row % self.num_labels
+        shape = ((self.views,) if self.views else ()) + (4, 3, self.size, self.size)
+        pixels = np.random.default_rng([epoch, row]).integers(0, 128, shape) + 100 * label
+        pixels = torch.from_numpy(pixels.astype(np.uint8)) * (not failed)
+        return {"pixel_values": pixels, "labels": FAILED if failed else label, "row": row, "failed": failed}
+
+
+def build_model(model_type="videomae", labels=("a", "b"), seed=0):
+    config = read_config(None, model_type, TINY[model_type], labels)
+    for name in DROPOUT:
+        if hasattr(config, name):
+            setattr(config, name, 0 if model_type == "timesformer" and name == "drop_path_rate" else 0.0)
+    set_seed(seed)
+    return load_model(config, None)[0]
+
+
+def build(folder, model=None, train=None, evaluate=None, labels=("a", "b"), trainer_options=None, **arguments):
+    options = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "dataloader_num_workers": 0,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "max_grad_norm": 0.0,
+        "num_train_epochs": 1,
+        "seed": 3,
+    }
+    trainer = VideoTrainer(
+        build_model() if model is None else model,
+        training_arguments(options | arguments),
+        image_mean=MEAN,
+        image_std=STD,
+        label_names=labels,
+        train_dataset=train,
+        eval_dataset=evaluate,
+        **(trainer_options or {}),
+    )
+    return trainer
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(first, second, tolerance=0.0):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if tolerance:
+            assert torch.allclose(value, second[name], rtol=0, atol=tolerance), name
+        else:
+            assert torch.equal(value, second[name]), name
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("checkpoint"))
+
+
+# Loss
+
+
+def test_the_loss_by_hand():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+    labels = torch.tensor([0, 0, FAILED])
+    losses = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(1))]
+    assert classification_loss({"logits": logits}, labels).item() == pytest.approx(sum(losses) / 2)
+    with_count = classification_loss({"logits": logits}, labels, num_items_in_batch=torch.tensor(8))
+    assert with_count.item() == pytest.approx(sum(losses) / 8)
+
+
+def test_the_loss_takes_logits_with_a_dimension_between():
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    plain, between = (classification_loss({"logits": value}, labels) for value in (logits, logits[:, None]))
+    assert torch.equal(plain, between)
+
+
+def test_smoothing_by_hand():
+    logits, labels = torch.tensor([[2.0, 0.0], [3.0, 3.0]]), torch.tensor([0, FAILED])
+    right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
+    loss = classification_loss({"logits": logits}, labels, label_smoothing=0.2)
+    assert loss.item() == pytest.approx(0.9 * right + 0.1 * wrong)
+
+
+@pytest.mark.parametrize("count", [None, torch.tensor(0), 0])
+def test_a_batch_of_failed_videos_has_no_loss_and_no_gradient(count):
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = classification_loss({"logits": logits}, torch.tensor([FAILED, FAILED]), count)
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+# One step, one epoch
+
+
+@pytest.mark.parametrize(("model_type", "smoothing"), [*((model_type, 0.0) for model_type in TINY), ("videomae", 0.1)])
+def test_batch_8_equals_2_times_4_accumulated(tmp_path, model_type, smoothing):
+    after = []
+    for batch, accumulation in ((8, 1), (4, 2)):
+        trainer = build(
+            tmp_path,
+            build_model(model_type),
+            Noise(16, SIZES[model_type]),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            optim="sgd",
+            label_smoothing_factor=smoothing,
+            logging_strategy="steps",
+            logging_steps=1,
+        )
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        after.append((weights(trainer.model), losses))
+    assert_same(after[0][0], after[1][0], tolerance=1e-6)
+    assert len(after[0][1]) == 2 and after[0][1] == pytest.approx(after[1][1], abs=1e-5)
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_a_step_of_each_architecture_moves_it_and_it_comes_back_from_its_folder(tmp_path, model_type):
+    model = build_model(model_type, ["a", "b", "c"])
+    before = weights(model)
+    processors = load_processors(None, model.config)
+    train, evaluate = (Noise(4, SIZES[model_type], views=views, num_labels=3) for views in (None, 2))
+    trainer = build(
+        tmp_path, model, train, evaluate, ["a", "b", "c"], {"processors": processors}, optim="sgd", learning_rate=0.5
+    )
+    result = trainer.train()
+    assert math.isfinite(result.training_loss) and result.training_loss > 0
+    assert not torch.equal(before["classifier.weight"], model.classifier.weight)
+    trainer.save_model()
+    config = read_config(str(tmp_path), None, {}, ["a", "b", "c"])
+    loaded, new = load_model(config, str(tmp_path))
+    assert new == []
+    assert_same(weights(loaded), weights(model))
+    again = build(tmp_path / "again", loaded, train, evaluate, ["a", "b", "c"])
+    first, second = (runner.predict(evaluate).predictions for runner in (trainer, again))
+    assert first.shape == (4, 3) and np.array_equal(first, second)
+    load_processors(str(tmp_path), config)
+
+
+def test_a_model_learns(tmp_path):
+    trainer = build(tmp_path, None, Noise(16), Noise(8, views=1), num_train_epochs=6, learning_rate=1e-3)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_loss"] < before / 2 and after["eval_accuracy"] == 1.0 and after["eval_videos"] == 8
+
+
+def test_every_epoch_sees_every_video_once_in_another_order(tmp_path):
+    train = Noise(6)
+    build(tmp_path, None, train, num_train_epochs=3).train()
+    orders = [[row for epoch, row in train.seen if epoch == number] for number in range(3)]
+    assert [sorted(order) for order in orders] == [list(range(6))] * 3
+    assert len({tuple(order) for order in orders}) > 1 and len(train.seen) == 18
+
+
+def test_the_seed_of_the_data_can_be_another(tmp_path):
+    seen = []
+    for options in ({"data_seed": 5}, {"data_seed": 5, "seed": 4}, {"data_seed": 6}):
+        train = Noise(10)
+        build(tmp_path, None, train, **options).train()
+        seen.append(train.seen)
+    assert seen[0] == seen[1] != seen[2]
+
+
+# Input
+
+
+def test_pixels_are_normalised_as_the_processor_does(tmp_path):
+    processor = VideoMAEImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_mean=MEAN, image_std=STD
+    )
+    trainer = build(tmp_path)
+    frames = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    batch = collate([{"pixel_values": torch.from_numpy(frames), "labels": 1, "row": 0, "failed": False}])
+    inputs = trainer._prepare_inputs(batch)
+    assert set(inputs) == {"pixel_values", "labels"}
+    theirs = processor(list(frames), return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+    assert torch.allclose(inputs["pixel_values"], theirs.reshape(1, 4, 3, 32, 32), atol=1e-5)
+
+
+def test_the_input_has_the_name_that_the_model_gives_it(tmp_path):
+    trainer = build(tmp_path, build_model("vjepa2"))
+    batch = collate([Noise(1)[0, 0]])
+    assert set(trainer._prepare_inputs(batch)) == {"pixel_values_videos", "labels"}
+
+
+# Views
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_the_probabilities_of_a_video_are_the_mean_over_its_views(tmp_path, model_type):
+    model = build_model(model_type).eval()
+    dataset = Noise(3, SIZES[model_type], views=4)
+    trainer = build(tmp_path, model, evaluate=dataset, per_device_eval_batch_size=2)
+    output = trainer.predict(dataset)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    for row in range(3):
+        clips = (dataset[row]["pixel_values"] / 255 - mean) / std
+        with torch.no_grad():
+            each = [model(**{model.main_input_name: clip[None]}).logits.flatten().softmax(0) for clip in clips]
+        assert output.predictions[row] == pytest.approx(torch.stack(each).mean(0).numpy(), abs=1e-5)
+    assert output.label_ids.tolist() == [0, 1, 0]
+    assert output.predictions.sum(1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_scores_are_those_of_the_videos(tmp_path):
+    probabilities = np.array([[0.8, 0.2], [0.4, 0.6], [0.9, 0.1]])
+    prediction = SimpleNamespace(predictions=probabilities, label_ids=np.array([0, 0, FAILED]))
+    metrics = scalar_metrics(prediction, ["a", "b"])
+    assert metrics["accuracy"] == 0.5 and metrics["videos"] == 2 and metrics["failed"] == 1
+    assert metrics["loss"] == pytest.approx(-(math.log(0.8) + math.log(0.4)) / 2)
+    assert "top5_accuracy" not in metrics and all(isinstance(value, int | float) for value in metrics.values())
+
+
+def test_the_time_of_evaluations_is_counted(tmp_path):
+    trainer = build(tmp_path, None, Noise(4), Noise(4, views=1))
+    trainer.evaluate()
+    once = trainer.evaluation_seconds
+    trainer.evaluate()
+    assert 0 < once < trainer.evaluation_seconds
+
+
+# Failed videos
+
+
+def test_a_failed_training_video_ends_the_run_with_its_path_and_reason(tmp_path):
+    trainer = build(tmp_path, None, Noise(8, failed=[5]))
+    with pytest.raises(VideoError) as caught:
+        trainer.train()
+    message = str(caught.value)
+    assert message.startswith("/nowhere/5.mp4: there is no such file;") and "--on_error skip" in message
+    assert "\n" not in message
+
+
+def test_a_failed_training_video_can_be_left_out_and_is_listed(tmp_path):
+    trainer = build(tmp_path, None, Noise(8, failed=[5, 6]), trainer_options={"on_error": "skip"}, num_train_epochs=2)
+    trainer.train()
+    assert trainer.failed_rows == {5, 6}
+
+
+def test_a_video_that_is_left_out_leaves_no_trace_in_the_weights(tmp_path):
+    class Batches(Noise):
+        """Rows 0, 1 and 2, with or without a fourth that failed."""
+
+        def __getitem__(self, index):
+            return super().__getitem__((0, index[1]))
+
+    after = []
+    for num_rows, failed in ((3, []), (4, [3])):
+        trainer = build(
+            tmp_path, None, Batches(num_rows, failed=failed), optim="sgd", trainer_options={"on_error": "skip"}
+        )
+        trainer.train()
+        assert trainer.state.global_step == 1
+        after.append(weights(trainer.model))
+    assert_same(*after, tolerance=1e-6)
+    assert not torch.equal(after[0]["classifier.weight"], build_model().classifier.weight)
+
+
+def test_an_epoch_of_failed_videos_moves_nothing(tmp_path):
+    trainer = build(
+        tmp_path, None, Noise(4, failed=range(4)), optim="sgd", weight_decay=0.0, trainer_options={"on_error": "skip"}
+    )
+    before = weights(trainer.model)
+    trainer.train()
+    assert_same(weights(trainer.model), before)
+
+
+def test_failed_evaluation_videos_are_counted_and_left_out(tmp_path):
+    trainer = build(tmp_path, evaluate=Noise(6, views=1, failed=[1, 4]))
+    metrics = trainer.evaluate()
+    assert metrics["eval_videos"] == 4 and metrics["eval_failed"] == 2
+    assert trainer.failed_rows == set()
+    whole = build(tmp_path, trainer.model, evaluate=Noise(6, views=1)).predict(Noise(6, views=1))
+    kept = [0, 2, 3, 5]
+    expected = (whole.predictions[kept].argmax(1) == whole.label_ids[kept]).mean()
+    assert metrics["eval_accuracy"] == pytest.approx(expected)
+
+
+def test_validation_videos_that_all_fail_do_not_choose_a_checkpoint(tmp_path):
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = build(tmp_path, None, Noise(4), Noise(3, views=1, failed=range(3)), **options)
+    with pytest.raises(InputError, match="dataset: none of the 3 validation videos can be decoded"):
+        trainer.train()
+    assert build(tmp_path, evaluate=Noise(3, views=1, failed=range(3))).evaluate()["eval_failed"] == 3
+
+
+def test_real_videos_from_end_to_end(tmp_path):
+    from test_clips import CLIP, rows
+    from video_files import moving_square, write_video
+
+    paths = [write_video(tmp_path / f"{seed}.mp4", moving_square(12, 24, 32, seed), fps=12) for seed in range(4)]
+    (tmp_path / "broken.mp4").write_text("no video")
+    videos = rows([*paths, tmp_path / "broken.mp4"])
+    clip = type(CLIP)(num_frames=4, image_size=32)
+    trainer = build(
+        tmp_path / "run",
+        None,
+        TrainingClips(videos, clip),
+        EvaluationClips(videos, clip, temporal_views=2, spatial_crops=3),
+        trainer_options={"on_error": "skip"},
+        dataloader_num_workers=2,
+        num_train_epochs=2,
+    )
+    trainer.train()
+    assert trainer.failed_rows == {4}
+    metrics = trainer.evaluate()
+    assert metrics["eval_videos"] == 4 and metrics["eval_failed"] == 1
+
+
+# Checkpoints
+
+EVERY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch"}
+
+
+class Worsen(TrainerCallback):
+    """Keeps the weights of every step, and lets the first evaluation be the best."""
+
+    def __init__(self):
+        self.weights = {}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.weights[state.global_step] = weights(model)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        metrics["eval_accuracy"] = 1 / state.global_step
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_all_weights_of_the_best_checkpoint_come_back_to_the_bit(tmp_path, model_type):
+    size, kept = SIZES[model_type], Worsen()
+    trainer = build(
+        tmp_path,
+        build_model(model_type),
+        Noise(4, size),
+        Noise(2, size, views=1),
+        trainer_options={"callbacks": [kept]},
+        load_best_model_at_end=True,
+        num_train_epochs=3,
+        **EVERY_EPOCH,
+    )
+    trainer.train()
+    assert trainer.state.best_global_step == 1 and trainer.state.global_step == 3
+    assert_same(weights(trainer.model), kept.weights[1])
+    changed = [name for name, value in kept.weights[3].items() if not torch.equal(value, kept.weights[1][name])]
+    assert len(changed) > 0.5 * len(kept.weights[1])
+
+
+@pytest.mark.parametrize(("model_type", "accumulation"), [("videomae", 1), ("videomae", 2), ("vivit", 1)])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, model_type, accumulation):
+    size = SIZES[model_type]
+    options = {"num_train_epochs": 4, "gradient_accumulation_steps": accumulation, "lr_scheduler_type": "linear"}
+    options |= EVERY_EPOCH
+
+    straight = Noise(10, size)  # three batches an epoch, the last one smaller
+    whole = build(tmp_path / "whole", build_model(model_type), straight, Noise(2, size, views=1), **options)
+    whole.train()
+
+    resumed = Noise(10, size)
+    middle = max(2, whole.state.global_step // 2)
+    again = build(tmp_path / "again", build_model(model_type, seed=9), resumed, Noise(2, size, views=1), **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{middle}"))
+    assert_same(weights(again.model), weights(whole.model))
+    assert resumed.seen == straight.seen[20:]
+    losses = [
+        [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+        for trainer in (whole, again)
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_a_run_resumed_in_the_middle_of_an_epoch_sees_the_rest_of_it(tmp_path):
+    options = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
+    straight, resumed = Noise(12), Noise(12)
+    whole = build(tmp_path / "whole", None, straight, **options)
+    whole.train()
+    assert checkpoints(tmp_path / "whole") == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    for step, seen in ((2, 8), (4, 16)):
+        resumed.seen = []
+        again = build(tmp_path / "again", build_model(seed=9), resumed, **options)
+        again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert resumed.seen == straight.seen[seen:]
+        assert_same(weights(again.model), weights(whole.model))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_dropout_is_resumed_as_well(tmp_path, workers):
+    options = {"num_train_epochs": 2, "save_strategy": "epoch", "dataloader_num_workers": workers}
+    models = []
+    for seed in (0, 9):
+        model = build_model(seed=seed)
+        model.config.hidden_dropout_prob = 0.3
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.3
+        models.append(model)
+    whole = build(tmp_path / "whole", models[0], Noise(8), **options)
+    whole.train()
+    again = build(tmp_path / "again", models[1], Noise(8), **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert_same(weights(again.model), weights(whole.model))
+
+
+def test_a_checkpoint_holds_processors_and_loads_with_the_auto_classes(tmp_path):
+    model = build_model()
+    processors = load_processors(None, model.config)
+    trainer = build(tmp_path, model, Noise(4), save_strategy="epoch", trainer_options={"processors": processors})
+    trainer.train()
+    checkpoint = tmp_path / "checkpoint-1"
+    files = {path.name for path in checkpoint.iterdir()}
+    assert files >= {"model.safetensors", "config.json", "preprocessor_config.json", "optimizer.pt"}
+    assert files >= {"scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin"}
+    loaded = AutoModelForVideoClassification.from_pretrained(checkpoint)
+    assert_same(weights(loaded), weights(model))
+    assert normalisation(AutoVideoProcessor.from_pretrained(checkpoint)) == normalisation(processors[0])
+    assert checkpoints(tmp_path) == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize("broken", ["_save_rng_state", "_save_optimizer_and_scheduler", "_save"])
+def test_a_crash_while_saving_leaves_no_checkpoint_and_the_earlier_one_whole(tmp_path, monkeypatch, broken):
+    options = {"num_train_epochs": 2, "save_strategy": "epoch"}
+    original = getattr(Trainer, broken)
+    trainer = build(tmp_path, None, Noise(4), **options)
+
+    def fail(self, *arguments, **keywords):
+        if self.state.global_step == 2:
+            raise OSError("disk full")
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Trainer, broken, fail)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.train()
+    assert checkpoints(tmp_path) == ["checkpoint-1"]
+    monkeypatch.undo()
+
+    again = build(tmp_path, None, Noise(4), **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    again.save_model()
+    assert checkpoints(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+    assert not (tmp_path / ".unfinished").exists()
+
+
+def test_what_an_interrupted_run_left_is_not_mixed_into_a_checkpoint(tmp_path):
+    for name in ("checkpoint-1", "model"):
+        (tmp_path / ".unfinished" / name).mkdir(parents=True)
+        (tmp_path / ".unfinished" / name / "pytorch_model_from_before.bin").touch()
+    trainer = build(tmp_path, None, Noise(4), save_strategy="epoch")
+    trainer.train()
+    trainer.save_model()
+    assert not list(tmp_path.rglob("*before*")) and not (tmp_path / ".unfinished").exists()
+
+
+def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, monkeypatch):
+    trainer = build(tmp_path)
+    trainer.save_model()
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        trainer.model.classifier.bias.add_(1)
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(trainer_module, "move_files", fail)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.save_model()
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_the_state_names_the_best_checkpoint_where_it_is(tmp_path):
+    trainer = build(
+        tmp_path,
+        None,
+        Noise(4),
+        Noise(2, views=1),
+        trainer_options={"callbacks": [Worsen()]},
+        load_best_model_at_end=True,
+        num_train_epochs=3,
+        **EVERY_EPOCH,
+    )
+    trainer.train()
+    best = str(tmp_path / "checkpoint-1")
+    for step in (1, 2, 3):
+        state = json.loads((tmp_path / f"checkpoint-{step}" / "trainer_state.json").read_text())
+        assert state["best_model_checkpoint"] == best and state["best_metric"] == 1.0
+
+
+def test_rotation_keeps_the_best_and_the_newest(tmp_path):
+    trainer = build(
+        tmp_path,
+        None,
+        Noise(4),
+        Noise(2, views=1),
+        trainer_options={"callbacks": [Worsen()]},
+        load_best_model_at_end=True,
+        num_train_epochs=5,
+        save_total_limit=2,
+        **EVERY_EPOCH,
+    )
+    trainer.train()
+    assert checkpoints(tmp_path) == ["checkpoint-1", "checkpoint-5"]
+
+
+def test_only_better_checkpoints_can_be_kept(tmp_path):
+    trainer = build(
+        tmp_path,
+        None,
+        Noise(4),
+        Noise(2, views=1),
+        trainer_options={"callbacks": [Worsen()]},
+        num_train_epochs=3,
+        eval_strategy="epoch",
+        save_strategy="best",
+    )
+    trainer.train()
+    assert checkpoints(tmp_path) == ["checkpoint-1"]
+
+
+def test_rotation_keeps_the_newest_ones(tmp_path):
+    build(tmp_path, None, Noise(4), num_train_epochs=4, save_strategy="epoch", save_total_limit=2).train()
+    assert checkpoints(tmp_path) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_a_moved_run_still_finds_its_best_checkpoint(tmp_path):
+    options = EVERY_EPOCH | {"load_best_model_at_end": True}
+    kept = Worsen()
+    first = build(
+        tmp_path / "old",
+        None,
+        Noise(4),
+        Noise(2, views=1),
+        num_train_epochs=2,
+        trainer_options={"callbacks": [kept]},
+        **options,
+    )
+    first.train()
+    (tmp_path / "old").rename(tmp_path / "new")
+    again = build(
+        tmp_path / "new",
+        build_model(seed=9),
+        Noise(4),
+        Noise(2, views=1),
+        num_train_epochs=3,
+        trainer_options={"callbacks": [Worsen()]},
+        **options,
+    )
+    again.train(resume_from_checkpoint=str(tmp_path / "new" / "checkpoint-2"))
+    assert_same(weights(again.model), kept.weights[1])
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_weights_come_back_whole_from_a_saved_model(tmp_path, model_type):
+    saved, other = build_model(model_type), build_model(model_type, seed=9)
+    with torch.no_grad():
+        for parameter in saved.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    saved.save_pretrained(tmp_path)
+    load_weights(other, str(tmp_path))
+    assert_same(weights(other), weights(saved))
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    build_model(labels=["a", "b", "c"]).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="holds another model: .*size mismatch for classifier.weight") as caught:
+        load_weights(build_model(), str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_which_one_is_missing_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    build_model().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["fc_norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="it lacks fc_norm.weight"):
+        load_weights(build_model(), str(tmp_path))
+
+
+# Arguments
+
+
+def arguments_for(tmp_path, precision="auto", **given):
+    return training_arguments({"output_dir": str(tmp_path), "report_to": "none", **given}, precision)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_a_cpu_trains_in_fp32(tmp_path, precision):
+    arguments = arguments_for(tmp_path, precision, use_cpu=True)
+    assert (arguments.bf16, arguments.fp16, arguments.mixed_precision) == (False, False, "no")
+
+
+def test_bf16_can_be_asked_for(tmp_path):
+    arguments = arguments_for(tmp_path, "bf16", use_cpu=True)
+    assert arguments.bf16 and arguments.mixed_precision == "bf16"
+    trainer = build(tmp_path, None, Noise(4), bf16=True)
+    assert trainer.accelerator.mixed_precision == "bf16"
+    assert math.isfinite(trainer.train().training_loss)
+
+
+def test_what_accelerate_was_launched_with_holds_unless_a_precision_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert arguments_for(tmp_path, "auto", use_cpu=True).mixed_precision == "bf16"
+    assert arguments_for(tmp_path, "fp32", use_cpu=True).mixed_precision == "no"
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("precision", "given", "message"),
+    [
+        ("fp32", {"bf16": True}, "precision: got fp32, but bf16 is true"),
+        ("bf16", {"fp16": True}, "precision: got bf16, but fp16 is true"),
+        ("auto", {"lr_scheduler_type": "nonsense"}, "training arguments: .*nonsense.* is not a valid"),
+        ("auto", {"no_such_field": 1}, "training arguments: .*no_such_field"),
+        ("auto", {"load_best_model_at_end": True, "save_strategy": "epoch"}, "training arguments: .*strategy"),
+        ("auto", {"optim": "nonsense"}, "training arguments: .*nonsense"),
+    ],
+)
+def test_an_argument_that_is_refused_is_named_in_one_line(tmp_path, precision, given, message):
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        arguments_for(tmp_path, precision, use_cpu=True, **given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+@pytest.mark.parametrize(
+    ("precision", "given", "message"),
+    [
+        ("bf16", {}, "training arguments: .*bf16"),
+        ("fp16", {}, "precision: fp16 needs a GPU"),
+        ("fp16", {"use_cpu": True}, "precision: fp16 needs a GPU"),
+    ],
+)
+def test_a_machine_without_a_gpu_says_what_it_cannot_do(tmp_path, precision, given, message):
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        arguments_for(tmp_path, precision, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_launcher_that_asks_for_fp16_on_a_cpu_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        arguments_for(tmp_path, use_cpu=True)
+
+
+def test_the_arguments_that_are_ours_are_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    given = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch", "use_cpu": True}
+    arguments = arguments_for(tmp_path, **given)
+    assert arguments.dataloader_num_workers == 3 and arguments.dataloader_pin_memory is False
+    assert arguments.metric_for_best_model == "accuracy" and arguments.greater_is_better
+    assert (arguments.push_to_hub, arguments.remove_unused_columns, arguments.label_names) == (
+        False,
+        False,
+        ["labels"],
+    )
+    assert arguments_for(tmp_path, dataloader_num_workers=0, use_cpu=True).dataloader_num_workers == 0
+
+
+def test_what_was_given_is_left_as_it_was(tmp_path):
+    given = {"output_dir": str(tmp_path), "use_cpu": True}
+    training_arguments(given)
+    assert given == {"output_dir": str(tmp_path), "use_cpu": True}
+
+
+def test_one_process_for_several_gpus_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "TrainingArguments", lambda **_: SimpleNamespace(n_gpu=2))
+    with pytest.raises(InputError, match="one process was started for 2 GPUs"):
+        arguments_for(tmp_path)
