@@ -10,17 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from vidtune.arguments import (
-    RANGES,
-    REFUSED_TRAINING_FIELDS,
-    SECTIONS,
-    SHOWN_TRAINING_FIELDS,
-    Arguments,
-    check_value,
-    parse,
-    training_fields,
-)
+from vidtune.arguments import REFUSED_TRAINING_FIELDS, SECTIONS, SHOWN_TRAINING_FIELDS, Arguments, parse
 from vidtune.errors import InputError, exit_code
+from vidtune.schema import RANGES, check_value, training_fields
 
 ROOT = Path(__file__).parents[1]
 SCRATCH = ["--config_name", "videomae"]

@@ -21,7 +21,7 @@ from huggingface_hub import constants
 
 from hub_server import HubServer, hub  # noqa: F401
 from video_files import counting_frames, frame_indices, write_video
-from vidtune.data import demo, sources
+from vidtune.data import demo, hub_dataset
 from vidtune.data.clips import open_row
 from vidtune.data.sources import is_hub_id, load_videos, read_folder, read_table
 from vidtune.errors import InputError
@@ -663,7 +663,7 @@ def test_without_a_network_the_error_comes_soon(hub: HubServer, monkeypatch: pyt
 def test_a_hub_that_does_not_answer_is_not_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(sources, "HUB_TIMEOUT_SECONDS", 0.3)
+        monkeypatch.setattr(hub_dataset, "HUB_TIMEOUT_SECONDS", 0.3)
         started = time.monotonic()
         with one_line_error("user/clips: can't be loaded (timed out)"):
             load_videos("user/clips")

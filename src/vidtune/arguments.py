@@ -5,23 +5,17 @@ cost no waiting.
 """
 
 import argparse
-import ast
 import dataclasses
 import difflib
-import importlib.util
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
-from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from vidtune.errors import InputError
+from vidtune.schema import accepts, check_value, parse_word, read_yaml, training_fields
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -134,31 +128,6 @@ REFUSED_TRAINING_FIELDS = {
     "hub_revision": "the finished model is published to the main branch; leave it out",
 }
 
-# transformers takes any number here and fails, or trains nothing, much later.
-RANGES: dict[str, Any] = {
-    "output_dir": Field(min_length=1),
-    "learning_rate": Field(ge=0),
-    "num_train_epochs": Field(gt=0),
-    "max_steps": Field(ge=-1),
-    "per_device_train_batch_size": Field(ge=1),
-    "per_device_eval_batch_size": Field(ge=1),
-    "gradient_accumulation_steps": Field(ge=1),
-    "weight_decay": Field(ge=0),
-    "adam_beta1": Field(ge=0, lt=1),
-    "adam_beta2": Field(ge=0, lt=1),
-    "warmup_steps": Field(ge=0),
-    "max_grad_norm": Field(ge=0),
-    "label_smoothing_factor": Field(ge=0, lt=1),
-    "dataloader_num_workers": Field(ge=0),
-    "logging_steps": Field(gt=0),
-    "save_steps": Field(gt=0),
-    "eval_steps": Field(gt=0),
-    "eval_accumulation_steps": Field(ge=1),
-    "save_total_limit": Field(ge=1),
-    "seed": Field(ge=0, lt=2**32),
-    "data_seed": Field(ge=0, lt=2**32),
-}
-
 SHOWN_TRAINING_FIELDS = (
     "output_dir num_train_epochs max_steps learning_rate lr_scheduler_type warmup_steps weight_decay "
     "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps label_smoothing_factor "
@@ -206,168 +175,18 @@ def parse(argv: Sequence[str] | None, description: str) -> Arguments:
     return _arguments(values)
 
 
-def read_yaml(path: str) -> dict[str, Any]:
-    """Read a config file.
-
-    Raises:
-        InputError: If the file can't be read, is no YAML, or is no mapping.
-    """
-    try:
-        values = _load_yaml(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not a text file"
-        raise InputError(f"config: {path}: {reason}; give a YAML file such as recipes/configs/demo.yaml") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "is not YAML"
-        raise InputError(f"config: {path}{where}: {problem}; write one `key: value` a line") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError(f"config: {path}: holds a {type(values).__name__}; write one `key: value` a line")
-    return {str(name): value for name, value in values.items()}
-
-
-def check_value(name: str, value: Any, hint: Any, source: str | None = None) -> Any:
-    """Check one value against its type and range; `5e-5` in YAML, a string, passes as a number.
-
-    Raises:
-        InputError: If the value doesn't fit.
-    """
-    if value is False and "no" in _choices(hint):
-        value = "no"  # what YAML makes of `eval_strategy: no`
-    prefix = f"{source}: {name}" if source else name
-    if isinstance(value, bool) and not _accepts(hint, bool):
-        raise InputError(f"{prefix}: got {value!r}; give {_describe(hint)}")
-    try:
-        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
-    except ValidationError as error:
-        # The first error is that of the first alternative in a union with None.
-        message = next(e["msg"] for e in error.errors() if e["type"] != "none_required")
-        if isinstance(value, int | float | date) and _accepts(hint, str):
-            message += "; write it in quotes"
-        raise InputError(f"{prefix}: got {value!r}; {message[0].lower()}{message[1:]}") from None
-
-
-@cache
-def training_fields() -> dict[str, Any]:
-    """Names and types of the fields of transformers.TrainingArguments.
-
-    They are read from its source, since importing it takes several seconds.
-    """
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError("transformers: is not installed; run `pip install -e .` in the folder of vidtune")
-    folder = Path(spec.submodule_search_locations[0])
-    trees = [
-        ast.parse((folder / name).read_text(encoding="utf-8")) for name in ("trainer_utils.py", "training_args.py")
-    ]
-    classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
-    names: dict[str, Any] = {"Any": Any, "Literal": Literal} | {
-        t.__name__: t for t in (int, float, bool, str, list, dict)
-    }
-    enums = {name: _enum_values(node) for name, node in classes.items() if _is_enum(node)}
-    names |= {name: Literal[tuple(values)] for name, values in enums.items() if values}
-    fields = {}
-    for node in classes["TrainingArguments"].body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            annotation = ast.unparse(node.annotation)
-            if any(enum in annotation for enum in enums):
-                # `IntervalStrategy | str` means one of the strings of IntervalStrategy.
-                annotation = annotation.replace(" | str", "")
-            name = node.target.id
-            hint = eval(annotation, {}, _Names(names))
-            fields[name] = Annotated[hint, RANGES[name]] if name in RANGES else hint
-    return fields
-
-
-class _Names(dict[str, Any]):
-    def __missing__(self, name: str) -> Any:
-        return Any
-
-
-def _is_enum(node: ast.ClassDef) -> bool:
-    return any(isinstance(base, ast.Name) and base.id.endswith("Enum") for base in node.bases)
-
-
-def _enum_values(node: ast.ClassDef) -> list[str]:
-    constants = [item.value for item in node.body if isinstance(item, ast.Assign)]
-    return [item.value for item in constants if isinstance(item, ast.Constant) and isinstance(item.value, str)]
-
-
 def _hints(section: type) -> dict[str, Any]:
     return get_type_hints(section, include_extras=True)
 
 
-def _accepts(hint: Any, kind: type) -> bool:
-    """Whether a value of the type may stand there, whatever the nesting of Annotated and unions."""
-    if get_origin(hint) is Literal:
-        return any(isinstance(value, kind) for value in get_args(hint))
-    if get_origin(hint) is Annotated:
-        return _accepts(get_args(hint)[0], kind)
-    if get_origin(hint) in (list, dict):
-        return kind is get_origin(hint)
-    return hint is kind or hint is Any or any(_accepts(part, kind) for part in get_args(hint))
-
-
-def _choices(hint: Any) -> list[Any]:
-    """The values of a Literal, whatever the nesting of Annotated and unions."""
-    if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    return [choice for part in get_args(hint) for choice in _choices(part)]
-
-
-def _describe(hint: Any) -> str:
-    if choices := _choices(hint):
-        return "one of " + ", ".join(map(str, choices))
-    names = {int: "a whole number", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
-    return " or ".join(name for kind, name in names.items() if _accepts(hint, kind))
-
-
 def _from_command_line(text: str | list[str], hint: Any) -> Any:
     if isinstance(text, list):
-        values = [_parse_word(item) for item in text]
+        values = [parse_word(item) for item in text]
         return values[0] if len(values) == 1 and isinstance(values[0], list) else values
-    if text.lower() in ("none", "null") and _accepts(hint, type(None)):
+    if text.lower() in ("none", "null") and accepts(hint, type(None)):
         return None
-    is_free_text = _accepts(hint, str) and not any(_accepts(hint, kind) for kind in (bool, list, dict))
-    return text if is_free_text else _parse_word(text)
-
-
-def _parse_word(text: str) -> Any:
-    """Read a word as YAML does; what is no YAML, or nothing, stays text."""
-    try:
-        return text if not text.strip() else _load_yaml(text)
-    except yaml.YAMLError:
-        return text
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that also reads `5e-5` as a number, and refuses a key that is given twice.
-
-    `12e4567` stays text, as YAML has it: a commit may be called so.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-            keys.add(key.value if isinstance(key, yaml.ScalarNode) else key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE]-[0-9]+$"), list("-+0123456789")
-)
-
-
-def _load_yaml(text: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a date in month 13
-        raise yaml.YAMLError(str(error)) from None
+    is_free_text = accepts(hint, str) and not any(accepts(hint, kind) for kind in (bool, list, dict))
+    return text if is_free_text else parse_word(text)
 
 
 def _unknown_key(name: str, known: dict[str, Any], source: str) -> str:
@@ -410,9 +229,9 @@ def _parser(types: dict[str, Any], description: str) -> argparse.ArgumentParser:
 
 def _add_option(group: Any, name: str, hint: Any, help: str) -> None:
     words: dict[str, Any] = {"help": help, "metavar": name.rsplit("_", 1)[-1].upper()}
-    if _accepts(hint, bool):
+    if accepts(hint, bool):
         words |= {"nargs": "?", "const": "true", "metavar": "true|false"}
-    elif _accepts(hint, list) and not _accepts(hint, str):
+    elif accepts(hint, list) and not accepts(hint, str):
         words |= {"nargs": "+"}
     group.add_argument(f"--{name}", **words)
 

@@ -27,6 +27,11 @@ class PublishError(RuntimeError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def exit_code(main: Callable[[], object]) -> int:
     """Run a recipe: 0; 2 with one line on bad input; 1 with one line where publishing failed; 130 on Ctrl-C."""
     recipe = Path(sys.argv[0]).name

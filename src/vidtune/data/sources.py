@@ -7,37 +7,23 @@ Every source gives a `datasets.DatasetDict` with columns `video` (path or bytes,
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import datasets
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video, concatenate_datasets, load_dataset
-from huggingface_hub import HfApi
+from datasets import DatasetDict
 
 from vidtune.data import demo
-from vidtune.errors import InputError
+from vidtune.data.hub_dataset import read_hub
+from vidtune.data.rows import SPLITS, Row, to_dataset
+from vidtune.errors import InputError, first_line
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
 VIDEO_ENDINGS = set(
     ".3gp .asf .avi .divx .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
 )
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 TABLE_COLUMNS = ("video", "label", "split", "group", "start_seconds", "end_seconds")
-HUB_TIMEOUT_SECONDS = 3.0
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-Row = dict[str, Any]
 
 
 def load_videos(dataset: str) -> DatasetDict:
@@ -196,163 +182,6 @@ def _file_id(video: str, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def read_hub(name: str) -> DatasetDict:
-    """Load a dataset with a `Video` column from the Hub, or from a folder that holds a copy.
-
-    Videos that are bytes stay in the files of the cache: they are never all in memory.
-
-    Raises:
-        InputError: If it can't be reached, or has no column of videos or of labels.
-    """
-    try:
-        if not (datasets.config.HF_HUB_OFFLINE or Path(name).is_dir()):
-            # load_dataset would try an unreachable Hub again and again for half a minute
-            HfApi().dataset_info(name, expand=["sha"], timeout=HUB_TIMEOUT_SECONDS)
-        splits = load_dataset(name)
-    except Exception as error:  # every library below raises its own
-        raise InputError(
-            f"dataset: {name}: can't be loaded ({_reason(error)}); is it a local path, mend it; without a network, "
-            "set HF_HUB_OFFLINE=1 if it was loaded here before, or fetch it elsewhere and give the folder: "
-            f"hf download {name} --repo-type dataset --local-dir FOLDER"
-        ) from None
-    video, label = _hub_columns(next(iter(splits.values())).features, name)
-    parts: dict[str, list[Dataset]] = {}
-    columns: list[dict[str, list[Any]]] = []
-    labelled: list[tuple[str, str, str]] = []
-    for split, part in splits.items():
-        if split.lower() not in SPLITS:
-            raise InputError(f"dataset: {name}: has a split {split!r}; only train, validation and test are known")
-        ids = [f"{split}/{number}" for number in range(len(part))]
-        columns.append(_hub_values(part, label, ids, name))
-        labelled += [(text, SPLITS[split.lower()], ids[row]) for row, text in enumerate(columns[-1]["label"])]
-    classes = _classes(labelled, name)
-    features = _features(classes)
-    for (split, part), values in zip(splits.items(), columns, strict=True):
-        part = part.select_columns([video]).cast_column(video, Video(decode=False)).rename_columns({video: "video"})
-        for column, feature in features.items():
-            if column == "label":
-                part = part.add_column(column, classes.str2int(values[column]), feature=feature)
-            elif column != "video":
-                part = part.add_column(column, values[column], feature=feature)
-        parts.setdefault(SPLITS[split.lower()], []).append(part)
-    order = sorted(parts, key=list(SPLITS.values()).index)
-    return DatasetDict({split: concatenate_datasets(parts[split]) for split in order})
-
-
-def _hub_columns(features: Features, name: str) -> tuple[str, str]:
-    """Which columns hold the videos and the labels."""
-    videos = [column for column, feature in features.items() if isinstance(feature, Video)]
-    labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    found: list[str] = []
-    for word, candidates in (("video", videos), ("label", ["label"] if "label" in features else labels)):
-        if word in candidates:
-            candidates = [word]
-        if len(candidates) != 1:
-            kind = "of type Video" if word == "video" else "of labels"
-            problem = (
-                f"has several columns {kind} and none is called {word}" if candidates else f"has no column {kind}"
-            )
-            raise InputError(
-                f"dataset: {name}: {problem} (it has {', '.join(features)}); "
-                "choose another, or list its videos in a table"
-            )
-        found += candidates
-    return found[0], found[1]
-
-
-def _hub_values(part: Dataset, label: str, ids: list[str], name: str) -> dict[str, list[Any]]:
-    """What a row says of its video, by column of ours; videos are not read."""
-
-    def read(column: str) -> list[Any]:
-        if column not in part.column_names:
-            return [None] * len(part)
-        values: list[Any] = part[column][:]
-        return values
-
-    labels = read(label)
-    feature = part.features[label]
-    for video_id, value in zip(ids, labels, strict=True):
-        if value is None or (isinstance(feature, ClassLabel) and value < 0):
-            raise InputError(f"dataset: {name}: {video_id} has no label; choose another, or leave its split out")
-        if isinstance(value, list | dict):
-            raise InputError(f"dataset: {name}: label of {video_id} is {value!r}; one label a video is known")
-    to_text = feature.int2str if isinstance(feature, ClassLabel) else str
-    groups = zip(ids, read("group"), strict=True)
-    return {
-        "label": [to_text(value) for value in labels],
-        "video_id": ids,
-        "group": [video_id if group is None else str(group) for video_id, group in groups],
-        "start_seconds": read("start_seconds"),
-        "end_seconds": read("end_seconds"),
-    }
-
-
-def to_dataset(rows: Sequence[Row], source: str) -> DatasetDict:
-    """Turn rows into a dataset and check that a classifier can be trained on it.
-
-    Args:
-        rows: `video` (path, or mapping of path and bytes), `label`, `split`, `video_id`, and optionally `group`,
-            `start_seconds` and `end_seconds`.
-        source: What errors call the dataset.
-
-    Raises:
-        InputError: If there is nothing to train on, only one class, a label that `train` lacks, or a video twice.
-    """
-    classes = _classes([(str(row["label"]), row["split"], row["video_id"]) for row in rows], source)
-    splits = {}
-    for split in ("train", "validation", "test"):
-        part = [row for row in rows if row["split"] == split]
-        if part:
-            columns = {
-                "video": [row["video"] for row in part],
-                "label": [str(row["label"]) for row in part],
-                "video_id": [row["video_id"] for row in part],
-                "group": [str(row["video_id"] if row.get("group") is None else row["group"]) for row in part],
-                "start_seconds": [row.get("start_seconds") for row in part],
-                "end_seconds": [row.get("end_seconds") for row in part],
-            }
-            splits[split] = Dataset.from_dict(columns, features=_features(classes))
-    return DatasetDict(splits)
-
-
-def _features(classes: ClassLabel) -> Features:
-    return Features(
-        {
-            "video": Video(decode=False),
-            "label": classes,
-            "video_id": Value("string"),
-            "group": Value("string"),
-            "start_seconds": Value("float64"),
-            "end_seconds": Value("float64"),
-        }
-    )
-
-
-def _classes(rows: Sequence[tuple[str, str, str]], source: str) -> ClassLabel:
-    """Number the labels of train, once it is known that a classifier can be trained on the rows.
-
-    Args:
-        rows: Label, split and id of each video.
-        source: What errors call the dataset.
-    """
-    names = {label for label, split, _ in rows if split == "train"}
-    if not names:
-        raise InputError(f"dataset: {source}: has no split `train`; name one of its splits so")
-    if len(names) == 1:
-        raise InputError(f"dataset: {source}: has one class only, {names.pop()!r}; a classifier needs two or more")
-    for label, split, video_id in rows:
-        if label not in names:
-            raise InputError(
-                f"dataset: {source}: label {label!r} of {video_id} in {split} is not in train; "
-                "add videos of it to train, or leave it out"
-            )
-    twice = [video_id for video_id, count in Counter(video_id for _, _, video_id in rows).items() if count > 1]
-    if twice:
-        more = f" (and {len(twice) - 1} more)" if len(twice) > 1 else ""
-        raise InputError(f"dataset: {source}: {twice[0]} is listed twice{more}; list each video once")
-    return ClassLabel(names=sorted(names, key=_natural))
-
-
 def _read_table(path: Path) -> Any:
     import pandas
 
@@ -367,11 +196,7 @@ def _read_table(path: Path) -> Any:
             raise ValueError("its rows have more cells than its header")
         return table
     except Exception as error:  # pandas and pyarrow raise whatever the bytes lead to
-        raise InputError(f"dataset: {path}: can't be read as {ending} ({_reason(error)}); mend the file") from None
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"dataset: {path}: can't be read as {ending} ({first_line(error)}); mend the file") from None
 
 
 def _seconds(value: Any, field: str) -> float | None:
@@ -392,9 +217,3 @@ def _check_paths(paths: Sequence[str], table: Path) -> None:
         raise InputError(
             f"dataset: {table}: video {missing[0]} {problem}{more}; mend the paths, which are relative to the table"
         )
-
-
-def _natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key by which class 2 comes before class 10; the text itself tells 1 from 01."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], text
