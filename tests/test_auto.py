@@ -23,11 +23,11 @@ from conftest import TINY_VIDEOMAE
 from vidtune.errors import InputError
 from vidtune.models.auto import (
     CLIP_RECORD,
-    check_reachable,
     clip_settings,
     load_classifier,
     load_model,
     load_processors,
+    locate,
     normalisation,
     processor_size,
     read_config,
@@ -491,19 +491,34 @@ def test_what_the_hub_does_not_have_is_told_apart(monkeypatch, error, message):
         raise hub_error(error)
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
-    assert message in refused(check_reachable, "someone/videomae", revision="v2")
+    assert message in refused(locate, "someone/videomae", revision="v2")
 
 
-def test_a_checkpoint_in_the_cache_needs_no_hub(monkeypatch, tiny_checkpoint):
-    monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache", lambda name, file, revision: str(tiny_checkpoint / file)
-    )
-    check_reachable("someone/videomae")
+@pytest.mark.parametrize("revision", [None, "main", 40 * "a"])
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_checkpoint_in_the_cache_needs_no_hub(tmp_path, monkeypatch, tiny_checkpoint, offline, revision):
+    repository = tmp_path / "cache" / "models--someone--videomae"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(40 * "a")
+    (repository / "snapshots").mkdir()
+    tiny_checkpoint.rename(repository / "snapshots" / (40 * "a"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    start = time.perf_counter()
+    config = read("someone/videomae", revision=revision)
+    assert len(load_model(config, "someone/videomae", revision)[1]) == 4
+    assert processor_size(load_processors("someone/videomae", config, revision)[0]) == 32
+    assert time.perf_counter() - start < 3
 
 
-def test_a_checkpoint_on_the_hub_is_reachable(monkeypatch):
+def test_a_checkpoint_on_the_hub_is_loaded_from_there(monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
-    check_reachable("someone/videomae")
+    assert locate("someone/videomae") == "someone/videomae"
+
+
+def test_a_folder_is_loaded_from_there(tmp_path):
+    assert locate(str(tmp_path)) == str(tmp_path)
 
 
 def test_the_saved_model_is_one_of_the_auto_class(tmp_path):

@@ -10,6 +10,7 @@ from vidtune.training.checkpoints import (
     find_checkpoint,
     move_checkpoint,
     move_files,
+    rotate_checkpoints,
     write_text,
 )
 
@@ -153,6 +154,30 @@ def test_an_old_checkpoint_is_removed_only_when_the_new_one_has_its_name(tmp_pat
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: pytest.fail("removed") if not final.is_dir() else None)
     move_checkpoint(staged, final)
     assert tree(final) == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [
+        (None, None, [2, 9, 10, 11]),
+        (5, None, [2, 9, 10, 11]),
+        (2, None, [10, 11]),
+        (1, None, [11]),
+        (2, 2, [2, 11]),
+        (3, 2, [2, 10, 11]),
+        (1, 2, [2, 11]),
+        (1, 11, [11]),
+    ],
+)
+def test_rotation_removes_the_oldest_but_neither_the_best_nor_the_newest(tmp_path, limit, best, kept):
+    for step in (2, 9, 10, 11):
+        make(tmp_path, f"checkpoint-{step}/trainer_state.json", f"checkpoint-{step}/model")
+    make(tmp_path, "checkpoint-notes.txt", "checkpoint-1/notes")
+    (tmp_path / ".unfinished").mkdir()
+    rotate_checkpoints(tmp_path, limit, best and f"elsewhere/checkpoint-{best}")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*(f"checkpoint-{step}" for step in [1, *kept]), "checkpoint-notes.txt", ".unfinished"}
+    assert not any((tmp_path / ".unfinished").iterdir())
 
 
 def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

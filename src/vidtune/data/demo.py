@@ -44,7 +44,7 @@ DURATION_SECONDS = (1.0, 2.5)
 DARK = (20, 100)
 BRIGHT = (150, 250)
 
-BIN_WIDTH, BIN_HEIGHT = 0.32, 0.25  # in widths and heights of the frame
+BIN_WIDTH, BIN_HEIGHT = 0.28, 0.25  # in widths and heights of the frame
 
 # How far the there-and-back swing goes, as a share of how far a drift would.
 SWING = 0.7
@@ -193,21 +193,19 @@ def draw_transfer(label: str, num_frames: int, rng: Generator) -> tuple[Floats, 
         x of the object and its height over the floor, in widths and heights of the frame, shape
         `(num_frames, 2)`, and the x of the middle of the bin.
     """
-    start, bin_x, high = rng.uniform(0.1, 0.2), rng.uniform(0.5, 0.6), rng.uniform(0.5, 0.6)
+    start, bin_x, high = rng.uniform(0.1, 0.2), rng.uniform(0.55, 0.65), rng.uniform(0.5, 0.6)
     ending = "in" if label == "success" else rng.choice(["short", "past", "back"])
     if ending == "back":
         stops = [(start, 0), (start, high), (bin_x, high), (start, high), (start, 0)]
     else:
-        beside = BIN_WIDTH / 2 + rng.uniform(0.12, 0.15)
-        end = bin_x + {"in": rng.uniform(-0.02, 0.02), "short": -beside, "past": beside}[ending]
+        beside = BIN_WIDTH / 2 + rng.uniform(0.1, 0.14)
+        end = bin_x + {"in": rng.uniform(-0.03, 0.03), "short": -beside, "past": beside}[ending]
         stops = [(start, 0), (start, high), (end, high), (end, 0)]
     # The last quarter of the video, or more, shows the object at rest.
     moves = rng.uniform(0.5, 1.5, len(stops) - 1)
     times = np.concatenate([[0], np.cumsum(moves)]) / moves.sum() * rng.uniform(0.55, 0.75)
     time = np.linspace(0, 1, num_frames)
     path = np.stack([np.interp(time, times, values) for values in zip(*stops, strict=True)], axis=1)
-    if rng.uniform() < 0.5:  # carried from right to left
-        path[:, 0], bin_x = 1 - path[:, 0], 1 - bin_x
     return path.astype(np.float32), bin_x
 
 
@@ -222,7 +220,7 @@ def _draw_demo(label: str, num_frames: int, height: int, width: int, rng: Genera
 
 def _draw_demo_success(label: str, num_frames: int, height: int, width: int, rng: Generator) -> Frames:
     path, bin_x = draw_transfer(label, num_frames, rng)
-    radius = rng.uniform(0.09, 0.11) * min(height, width)
+    radius = rng.uniform(0.07, 0.09) * min(height, width)
     floor = round(0.88 * height)
     background = _draw_background(height, width, rng)
     background[floor:] *= 0.5

@@ -59,8 +59,8 @@ def read_config(
         InputError: If there is no such checkpoint or type, or frames and size don't fit the model.
     """
     if model_name_or_path:
-        check_reachable(model_name_or_path, revision=revision)
-        config = _load("model_name_or_path", AutoConfig.from_pretrained, model_name_or_path, revision=revision)
+        source = locate(model_name_or_path, revision=revision)
+        config = _load("model_name_or_path", AutoConfig.from_pretrained, source, revision=revision)
         for name, value, own in (
             ("num_frames", num_frames, getattr(config, frames_key(config), None)),
             ("image_size", image_size, _side(getattr(config, size_key(config), None))),
@@ -127,10 +127,11 @@ def load_model(
     if model_name_or_path is None:
         model = _load("config_overrides", AutoModelForVideoClassification.from_config, config)
         return model, sorted(name for name, _ in model.named_parameters())
+    source = locate(model_name_or_path, revision=revision)
     model, info = _load(
         "model_name_or_path",
         AutoModelForVideoClassification.from_pretrained,
-        model_name_or_path,
+        source,
         revision=revision,
         id2label=config.id2label,
         label2id=config.label2id,
@@ -145,7 +146,7 @@ def load_model(
             f"model_name_or_path: {model_name_or_path}: {len(backbone)} weights of the backbone are missing or of "
             f"another shape, {backbone[0]} first; choose a checkpoint of a {config.model_type} model"
         )
-    new |= _renew_foreign_head(model, model_name_or_path, revision)
+    new |= _renew_foreign_head(model, source, revision)
     logger.info("newly initialised: %s", ", ".join(sorted(new)) or "nothing")
     return model, sorted(new)
 
@@ -164,9 +165,10 @@ def load_processors(
     size = _side(getattr(config, size_key(config)))
     if model_name_or_path is None:
         return _new_processors(config.model_type, size)
+    source = locate(model_name_or_path, revision=revision)
     processors, reasons = [], []
     with tempfile.TemporaryDirectory() as folder:
-        source = _mended_processor(model_name_or_path, revision, folder) or model_name_or_path
+        source = _mended_processor(source, revision, folder) or source
         for auto in (AutoVideoProcessor, AutoImageProcessor):
             try:
                 processors.append(auto.from_pretrained(source, revision=revision))
@@ -202,13 +204,13 @@ def load_classifier(
     Raises:
         InputError: If there is no such model, or it has not been fine-tuned.
     """
-    check_reachable(name, "model", revision)
+    source = locate(name, "model", revision)
     model, info = _load(
-        "model", AutoModelForVideoClassification.from_pretrained, name, revision=revision, output_loading_info=True
+        "model", AutoModelForVideoClassification.from_pretrained, source, revision=revision, output_loading_info=True
     )
     if info["missing_keys"]:
         raise InputError(f"model: {name}: has no weights for {min(info['missing_keys'])}; give a fine-tuned model")
-    processors = load_processors(name, model.config, revision)
+    processors = load_processors(source, model.config, revision)
     return model, clip_settings(model.config, None, None), *normalisation(processors[0])
 
 
@@ -241,10 +243,18 @@ def size_key(config: PretrainedConfig) -> str:
     return SIZE_KEY.get(config.model_type, "image_size")
 
 
-def check_reachable(name: str, field: str = "model_name_or_path", revision: str | None = None) -> None:
-    """Check that a checkpoint is a folder, lies in the cache, or is on a Hub that answers.
+def locate(name: str, field: str = "model_name_or_path", revision: str | None = None) -> str:
+    """Find a checkpoint: a folder, the id of one on a Hub that answers, or the folder of the cache that holds it.
 
-    transformers tries an unreachable Hub for a minute before it says so.
+    transformers tries an unreachable Hub for a minute, and again for each file, even if the cache has them all.
+
+    Args:
+        name: Folder or Hub id.
+        field: What errors call it.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        What transformers can load from.
 
     Raises:
         InputError: If it is none of these.
@@ -253,13 +263,14 @@ def check_reachable(name: str, field: str = "model_name_or_path", revision: str 
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     if Path(name).is_dir():
-        return
+        return name
     if Path(name).exists():
         raise InputError(f"{field}: {name}: is a file; give the folder that holds config.json and the weights")
+    cached = None
     try:
-        if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-            return
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
         HfApi().model_info(name, revision=revision, timeout=10)
+        return name
     except HFValidationError:
         raise InputError(f"{field}: {name}: does not exist; give a folder or a Hub id (user/name)") from None
     except RevisionNotFoundError:
@@ -270,6 +281,8 @@ def check_reachable(name: str, field: str = "model_name_or_path", revision: str 
             "or run `hf auth login`"
         ) from None
     except Exception as error:  # whatever the connection raises
+        if isinstance(cached, str):
+            return str(Path(cached).parent)
         raise InputError(
             f"{field}: {name}: is no folder here, and the Hub can't be reached ({_first_line(error)}); "
             f"offline, copy it here where there is a network (hf download {name} --local-dir DIR), and --{field} DIR"

@@ -32,7 +32,7 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"output_dir: {output_dir}: is a file; give a folder")
-    if not output_dir.exists() or not any(output_dir.iterdir()):
+    if not output_dir.exists() or all(path.name.endswith(".unfinished") for path in output_dir.iterdir()):
         if resume:
             raise InputError(f"resume_from_checkpoint: {output_dir} holds no run; leave it out, or mend --output_dir")
         return
@@ -61,24 +61,26 @@ def find_checkpoint(resume_from_checkpoint: str, output_dir: Path) -> Path:
         if not (checkpoint / "trainer_state.json").is_file():
             raise InputError(f"resume_from_checkpoint: {checkpoint}: is no checkpoint; give its folder, or auto")
         return checkpoint
-    found = [
-        (int(match[1]), path)
-        for path in output_dir.iterdir()
-        if (match := CHECKPOINT.fullmatch(path.name)) and (path / "trainer_state.json").is_file()
-    ]
-    if not found:
+    checkpoints = list_checkpoints(output_dir)
+    if not checkpoints:
         raise InputError(f"resume_from_checkpoint: {output_dir} holds no checkpoint; start afresh with --overwrite")
-    return max(found)[1]
+    return checkpoints[-1]
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """List the checkpoints of a run, in the order of their steps."""
+    found = [(int(match[1]), path) for path in output_dir.iterdir() if (match := CHECKPOINT.fullmatch(path.name))]
+    return [path for _, path in sorted(found) if (path / "trainer_state.json").is_file()]
 
 
 def clear_run(output_dir: Path) -> None:
     """Remove what a run has written into its folder, and nothing else."""
-    for pattern in (*RUN_FILES, "training_args.bin"):
-        for path in output_dir.glob(pattern):
-            path.unlink()
     for path in output_dir.glob("*"):
         if path.name == STAGING or (CHECKPOINT.fullmatch(path.name) and path.is_dir() and not path.is_symlink()):
             shutil.rmtree(path)
+    for pattern in reversed((*RUN_FILES, "training_args.bin")):  # the mark last, or the rest is nobody's
+        for path in output_dir.glob(pattern):
+            path.unlink()
 
 
 def move_files(folder: Path, target: Path) -> None:
@@ -97,6 +99,23 @@ def move_checkpoint(staged: Path, final: Path) -> None:
         final.rename(replaced)
     staged.rename(final)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def rotate_checkpoints(output_dir: Path, save_total_limit: int | None, best: str | None) -> None:
+    """Remove the oldest checkpoints beyond a limit, but never the best or the newest.
+
+    Args:
+        output_dir: Folder of the run.
+        save_total_limit: How many to keep; None for all.
+        best: Path of the best checkpoint, if it is known.
+    """
+    checkpoints = list_checkpoints(output_dir)
+    removable = [path for path in checkpoints[:-1] if best is None or path.name != Path(best).name]
+    excess = 0 if save_total_limit is None else len(checkpoints) - save_total_limit
+    for path in removable[: max(0, excess)]:
+        removed = output_dir / STAGING / f"{path.name}-removed"
+        path.rename(removed)  # from now on it is no checkpoint, however much of it is left
+        shutil.rmtree(removed)
 
 
 def write_text(path: Path, text: str) -> None:

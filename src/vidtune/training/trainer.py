@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from vidtune.data.clips import FAILED, EpochSampler, collate, failure
 from vidtune.errors import InputError, VideoError
 from vidtune.evaluation.metrics import video_metrics
-from vidtune.training.checkpoints import STAGING, move_checkpoint, move_files
+from vidtune.training.checkpoints import STAGING, move_checkpoint, move_files, rotate_checkpoints
 
 
 class VideoTrainer(Trainer):  # type: ignore[misc]
@@ -64,6 +64,8 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         self.image_mean = 255 * torch.tensor(image_mean, device=args.device).view(-1, 1, 1)
         self.image_std = 255 * torch.tensor(image_std, device=args.device).view(-1, 1, 1)
         self.processors = processors
+        # Trainer deletes old checkpoints in place, where a kill would leave half of one.
+        self.save_total_limit, args.save_total_limit = args.save_total_limit, None
         self.on_error = on_error
         self.failed_rows: set[int] = set()
         self.evaluation_seconds = 0.0
@@ -149,12 +151,8 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             staged = run_dir / STAGING / name
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # with the best checkpoint's final name
             move_checkpoint(staged, run_dir / name)
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            rotate_checkpoints(run_dir, self.save_total_limit, self.state.best_model_checkpoint)
+            (run_dir / STAGING).rmdir()
         self.accelerator.wait_for_everyone()
 
     def _get_output_dir(self, trial: Any) -> str:
