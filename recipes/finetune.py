@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from vidtune.arguments import Arguments, parse
+from vidtune.arguments import Arguments, DataArguments, parse
 from vidtune.card import model_card
 from vidtune.data.sources import is_hub_id, load_videos
 from vidtune.data.splits import split_videos
@@ -87,8 +87,8 @@ def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any],
     from transformers import set_seed
     from transformers.utils import logging
 
-    from vidtune.data.clips import ClipFormat, EvaluationClips, TrainingClips, load_transform, unreadable_videos
-    from vidtune.models.auto import clip_settings, load_model, load_processors, read_config
+    from vidtune.data.clips import ClipFormat
+    from vidtune.models.auto import clip_settings, load_model, load_processors, normalisation, read_config
     from vidtune.training.trainer import VideoTrainer, training_arguments
 
     logging.disable_progress_bar()  # those of reading and writing weights; training keeps its own
@@ -103,28 +103,31 @@ def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any],
         num_frames=data.num_frames,
         image_size=data.image_size,
     )
-    clip = ClipFormat(**clip_settings(config, data.sampling, data.fps))
     args = training_arguments(options.training, model.precision)
+    clip = ClipFormat(**clip_settings(config, data.sampling, data.fps))
+    clips = build_clips(data, videos, clip, args.seed)
+    processors = load_processors(**checkpoint, config=config)
+    mean, std = normalisation(processors[0])
+    set_seed(args.seed)
+    network, newly_initialised = load_model(config, **checkpoint)
+    trainer = VideoTrainer(
+        network,
+        args,
+        image_mean=mean,
+        image_std=std,
+        label_names=labels,
+        processors=processors,
+        on_error=data.on_error,
+        train_dataset=clips["train"],
+        eval_dataset=clips["validation"],
+    )
+    return trainer, clips, newly_initialised
 
-    if data.train_transform:
-        load_transform(data.train_transform)  # fails here rather than in a worker
-    clips: dict[str, Any] = {
-        "train": TrainingClips(
-            videos["train"],
-            clip,
-            seed=args.seed,
-            decoder=data.decoder,
-            transform=data.train_transform,
-            crop_scale=data.crop_scale,
-            crop_ratio=data.crop_ratio,
-            horizontal_flip=data.horizontal_flip,
-            color_jitter=data.color_jitter,
-        )
-    }
-    views = {"temporal_views": data.temporal_views, "spatial_crops": data.spatial_crops}
-    for split in ("validation", "test"):
-        if split in videos:
-            clips[split] = EvaluationClips(videos[split], clip, **views, decoder=data.decoder)
+
+def build_clips(data: DataArguments, videos: Any, clip: Any, seed: int) -> dict[str, Any]:
+    """Make the clips of each split, and try some videos, and a transform of the user's own, before training does."""
+    from vidtune.data.clips import EvaluationClips, TrainingClips, unreadable_videos
+
     if data.on_error == "raise":
         problems = [problem for part in videos.values() for problem in unreadable_videos(part, data.decoder)]
         if problems:
@@ -133,22 +136,21 @@ def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any],
                 f"dataset: {problems[0]['path']}: {problems[0]['reason']}{more}; mend or remove it, "
                 "or leave such videos out with --on_error skip"
             )
-
-    processors = load_processors(**checkpoint, config=config)
-    set_seed(args.seed)
-    network, newly_initialised = load_model(config, **checkpoint)
-    trainer = VideoTrainer(
-        network,
-        args,
-        image_mean=processors[0].image_mean,
-        image_std=processors[0].image_std,
-        label_names=labels,
-        processors=processors,
-        on_error=data.on_error,
-        train_dataset=clips["train"],
-        eval_dataset=clips["validation"],
-    )
-    return trainer, clips, newly_initialised
+    augmentation = {
+        name: getattr(data, name) for name in ("crop_scale", "crop_ratio", "horizontal_flip", "color_jitter")
+    }
+    clips: dict[str, Any] = {
+        "train": TrainingClips(
+            videos["train"], clip, seed=seed, decoder=data.decoder, transform=data.train_transform, **augmentation
+        )
+    }
+    views = {"temporal_views": data.temporal_views, "spatial_crops": data.spatial_crops}
+    for split in ("validation", "test"):
+        if split in videos:
+            clips[split] = EvaluationClips(videos[split], clip, **views, decoder=data.decoder)
+    if data.train_transform:
+        clips["train"][0, 0]
+    return clips
 
 
 def build_report(

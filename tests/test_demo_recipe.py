@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from run_recipe import REPOSITORY, load_recipe, words
 
+from run_recipe import REPOSITORY, load_recipe, words
 from vidtune.data.clips import ClipFormat, EvaluationClips, collate
 from vidtune.data.sources import load_videos
 from vidtune.models.auto import load_classifier

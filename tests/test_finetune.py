@@ -138,6 +138,18 @@ def test_a_transform_of_the_users_own_replaces_the_augmentation(dataset, tmp_pat
     assert report["metrics"]["validation"]["videos"] == 3
 
 
+def test_a_transform_that_fails_does_so_before_training(dataset, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad_transforms.py").write_text("def train(clip):\n    return clip[:, :, :7]\n")
+    monkeypatch.chdir(tmp_path)
+    argv = words(dataset=dataset, output_dir=tmp_path / "run", config_name="videomae", use_cpu="true")
+    assert_refused(
+        [*argv, "--train_transform", "bad_transforms:train"],
+        r"train_transform: returned shape \(3, 16, 7",
+        tmp_path,
+        capsys,
+    )
+
+
 def test_several_views_are_scored_as_one_video(run, dataset, tmp_path):
     report = finetune(dataset=dataset, output_dir=tmp_path / "run", temporal_views=2, spatial_crops=3, max_steps=1)
     assert report["metrics"]["test"]["videos"] == 3

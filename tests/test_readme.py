@@ -4,8 +4,8 @@ import re
 import shlex
 
 import pytest
-from run_recipe import REPOSITORY
 
+from run_recipe import REPOSITORY
 from vidtune.arguments import parse
 
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -3,6 +3,7 @@
 import importlib
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -209,7 +210,7 @@ def failure(videos: Dataset, row: int, decoder: str = "auto") -> dict[str, str]:
     return {"path": path, "reason": reason}
 
 
-def unreadable_videos(videos: Dataset, decoder: str = "auto", most: int = 1000) -> list[dict[str, str]]:
+def unreadable_videos(videos: Dataset, decoder: str = "auto", most: int = 300) -> list[dict[str, str]]:
     """Open videos, evenly spread over the rows and at most so many, and list those that fail, as `failure`.
 
     Only the container and its first frame are read: this finds missing files, folders, text files and broken
@@ -266,8 +267,13 @@ def apply_transform(
     Raises:
         InputError: If the result is no tensor, or has another shape, type or range.
     """
-    with seeded(int(rng.integers(2**32))):
-        clip: object = transform(frames.transpose(0, 1))
+    try:
+        with seeded(int(rng.integers(2**32))):
+            clip: object = transform(frames.transpose(0, 1))
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{last.filename}, line {last.lineno}"
+        raise InputError(f"train_transform: {type(error).__name__}: {error} ({place}); mend it") from error
     expected = (frames.shape[1], frames.shape[0], size, size)
     if not isinstance(clip, torch.Tensor):
         raise InputError(f"train_transform: returned a {type(clip).__name__}; return a tensor {expected}")

@@ -5,11 +5,15 @@ uint8 in that layout takes a third of the time of contiguous frames.
 """
 
 import math
+import warnings
 
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
-from pytorchvideo.transforms.functional import uniform_crop
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # torch's, of how pytorchvideo uses it
+    from pytorchvideo.transforms.functional import uniform_crop
 
 
 def random_box(
