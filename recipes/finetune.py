@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             clear_run(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         write_text(output_dir / "config.yaml", yaml.safe_dump(options.config, sort_keys=False))
+        print(", ".join(f"{split}: {len(part)} videos" for split, part in clips.items()), f"-> {output_dir}")
     trainer.accelerator.wait_for_everyone()
 
     # Train, save, score by video
@@ -71,14 +72,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     card = model_card(repo_id, report, **names, dataset_on_hub=is_hub_id(data.dataset), license=publishing.hub_license)
     write_text(output_dir / "README.md", card)
 
-    # Publish, and say what to do next
-    url = None
-    if repo_id:
-        files = sorted(path.name for pattern in RUN_FILES for path in output_dir.glob(pattern))
-        url = publish(output_dir, repo_id, files, "Fine-tune with vidtune")
+    # Say what to do next, and publish
     example = videos["validation"][0]["video"]["path"] or "VIDEO"
     predict = shlex.join(["python", "recipes/predict.py", "--model", str(output_dir), "--input", example])
-    print_summary(report, output_dir, predict, url)
+    print_summary(report, output_dir, predict)
+    if repo_id:
+        files = sorted(path.name for pattern in RUN_FILES for path in output_dir.glob(pattern))
+        print("published:", publish(output_dir, repo_id, files, "Fine-tune with vidtune"))
     return report
 
 

@@ -15,7 +15,11 @@ def scores(**values):
 def finished(**values):
     return {
         "metrics": {"validation": scores(), "test": scores(failed=7, accuracy=0.875, top5_accuracy=1.0)},
-        "throughput": {"train_videos_per_second": 12.34},
+        "throughput": {
+            "train_videos_per_second": 12.34,
+            "validation_videos_per_second": 98.0,
+            "test_videos_per_second": 99.0,
+        },
         "seconds": 61.4,
         "data": {"train": {"videos": 20, "failed": []}},
     } | values
@@ -25,8 +29,7 @@ def test_the_environment_tells_versions_hardware_and_commit():
     found = environment(processes=2, precision="bf16", decoder="pyav")
     assert set(found) == set("python platform hardware processes precision decoder packages commit".split())
     assert (found["processes"], found["precision"], found["decoder"]) == (2, "bf16", "pyav")
-    assert found["hardware"]["cpu"] == cpu_name() != ""
-    assert found["hardware"]["cores"] >= 1 and isinstance(found["hardware"]["gpus"], list)
+    assert cpu_name() in found["hardware"] and found["hardware"].endswith(" cores")
     assert all(found["packages"][name] for name in ("torch", "transformers", "datasets", "accelerate", "evaluate"))
     json.loads(to_json(found))
 
@@ -123,17 +126,12 @@ def test_the_summary_shows_scores_speed_and_what_to_do_next(tmp_path, capsys):
     print_summary(finished(), tmp_path, "python recipes/predict.py --model [run]")
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}
-    assert rows["validation"] == ["10", "0", "0.500", "0.250"]
-    assert rows["test"] == ["10", "7", "0.875", "1.000", "0.250"]
+    assert rows["validation"] == ["10", "0", "0.500", "0.250", "98"]
+    assert rows["test"] == ["10", "7", "0.875", "1.000", "0.250", "99"]
     assert "trained at 12.3 videos/s, 61 s in all" in printed
     assert f"saved:     {tmp_path}\n" in printed
     assert "predict:   python recipes/predict.py --model [run]\n" in printed
-    assert "published" not in printed and "left out" not in printed
-
-
-def test_the_summary_tells_where_the_model_was_published(tmp_path, capsys):
-    print_summary(finished(), tmp_path, "predict", "https://huggingface.co/user/name")
-    assert "published: https://huggingface.co/user/name\n" in capsys.readouterr().out
+    assert "left out" not in printed
 
 
 def test_the_summary_names_the_first_five_videos_that_were_left_out(tmp_path, capsys):
@@ -147,4 +145,4 @@ def test_the_summary_names_the_first_five_videos_that_were_left_out(tmp_path, ca
 def test_the_summary_leaves_scores_empty_that_there_are_none_of(tmp_path, capsys):
     empty = scores(videos=0, failed=3, accuracy=None, macro_f1=None)
     print_summary(finished(metrics={"test": empty}), tmp_path, "predict")
-    assert ["test", "0", "3"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["test", "0", "3", "99"] in [line.split() for line in capsys.readouterr().out.splitlines()]

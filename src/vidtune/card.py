@@ -73,6 +73,9 @@ def model_card(
         model_name=name,
         eval_results=results or None,
     )
+    clip = dict(report["clip"])
+    if clip.get("sampling") == "segments":
+        clip.pop("fps", None)  # of dense clips only
     hardware = [(key, environment[key]) for key in ("hardware", "platform", "python", "commit")]
     body = [
         f"# {_inline(name)}",
@@ -94,7 +97,7 @@ def model_card(
         _usage(repo_id, report["clip"]["num_frames"]),
         "## Clips",
         "How frames are drawn from a video:",
-        _table(["setting", "value"], [row for row in report["clip"].items() if row[1] is not None]),
+        _table(["setting", "value"], list(clip.items())),
         "## Data",
         _table(
             ["split", "videos", "failed to decode"],

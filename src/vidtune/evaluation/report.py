@@ -41,7 +41,7 @@ def environment(processes: int = 1, precision: str = "no", decoder: str = "") ->
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus},
+        "hardware": ", ".join([*gpus, f"{cpu_name()}, {os.cpu_count()} cores"]),
         "processes": processes,
         "precision": precision,
         "decoder": decoder,
@@ -89,29 +89,28 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_summary(report: Mapping[str, Any], output_dir: Path, predict_command: str, url: str | None = None) -> None:
+def print_summary(report: Mapping[str, Any], output_dir: Path, predict_command: str) -> None:
     """Print the scores of each split, the speed, and what to do next."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("split", "videos", "failed", "accuracy", "top-5", "macro F1"):
+    for column in ("split", "videos", "failed", "accuracy", "top-5", "macro F1", "videos/s"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, metrics in report["metrics"].items():
         scores = [metrics[name] for name in ("accuracy", "top5_accuracy", "macro_f1")]
         shown = ["" if score is None else f"{score:.3f}" for score in scores]
-        table.add_row(split, str(metrics["videos"]), str(metrics["failed"]), *shown)
+        speed = f"{report['throughput'][f'{split}_videos_per_second']:.0f}"
+        table.add_row(split, str(metrics["videos"]), str(metrics["failed"]), *shown, speed)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    speed = report["throughput"]["train_videos_per_second"]
-    console.print(f"trained at {speed:.1f} videos/s, {report['seconds']:.0f} s in all", markup=False)
+    trained = f"trained at {report['throughput']['train_videos_per_second']:.1f} videos/s"
+    console.print(f"{trained}, {report['seconds']:.0f} s in all", markup=False)
     for split, data in report["data"].items():
         for problem in data["failed"][:5]:
             console.print(f"left out of {split}: {problem['path']}: {problem['reason']}", markup=False)
         if len(data["failed"]) > 5:
             console.print(f"left out of {split}: {len(data['failed']) - 5} more, see report.json", markup=False)
     console.print(f"saved:     {output_dir}", markup=False)
-    if url:
-        console.print(f"published: {url}", markup=False)
     console.print(f"predict:   {predict_command}", markup=False)
