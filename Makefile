@@ -17,6 +17,7 @@ quality: $(VENV)/installed
 	$(BIN)/mypy
 
 $(VENV)/installed: pyproject.toml
+	@echo "Installing into $(VENV): some minutes and 6 GB, most of it PyTorch"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

@@ -19,8 +19,6 @@ import yaml
 
 from vidtune.arguments import Arguments, DataArguments, parse
 from vidtune.card import model_card
-from vidtune.data.sources import is_hub_id, load_videos
-from vidtune.data.splits import split_videos
 from vidtune.errors import InputError, exit_code
 from vidtune.hub import check_access, publish
 from vidtune.training.checkpoints import RUN_FILES, check_output_dir, clear_run, find_checkpoint, write_text
@@ -37,6 +35,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     command = shlex.join(["accelerate", "launch", "recipes/finetune.py", *argv])
 
     # What can be refused is refused here, before the seconds that importing torch takes
+    from vidtune.data.sources import is_hub_id, load_videos
+    from vidtune.data.splits import split_videos
+
     check_output_dir(output_dir, resume=bool(resume), overwrite=publishing.overwrite)
     checkpoint = find_checkpoint(resume, output_dir) if resume else None
     videos = load_videos(data.dataset)

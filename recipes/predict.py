@@ -8,7 +8,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from vidtune.data.sources import VIDEO_ENDINGS
 from vidtune.errors import InputError, VideoError, exit_code
 
 
@@ -63,6 +62,8 @@ def find_videos(inputs: list[str]) -> list[Path]:
     Raises:
         InputError: If there are none.
     """
+    from vidtune.data.sources import VIDEO_ENDINGS
+
     paths = []
     for name in inputs:
         path = Path(name)
