@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_text(output_dir / "config.yaml", yaml.safe_dump(options.config, sort_keys=False))
         print(", ".join(f"{split}: {len(part)} videos" for split, part in clips.items()), f"-> {output_dir}")
+        print("newly initialised:", ", ".join(newly_initialised) if options.model.model_name_or_path else "all")
     trainer.accelerator.wait_for_everyone()
 
     # Train, save, score by video
@@ -89,7 +90,8 @@ def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any],
     from transformers.utils import logging
 
     from vidtune.data.clips import ClipFormat
-    from vidtune.models.auto import clip_settings, load_model, load_processors, normalisation, read_config
+    from vidtune.models.auto import clip_settings, load_model, read_config
+    from vidtune.models.processors import load_processors, normalisation
     from vidtune.training.trainer import VideoTrainer, training_arguments
 
     logging.disable_progress_bar()  # those of reading and writing weights; training keeps its own

@@ -21,17 +21,9 @@ from transformers import (
 
 from conftest import TINY_VIDEOMAE
 from vidtune.errors import InputError
-from vidtune.models.auto import (
-    CLIP_RECORD,
-    clip_settings,
-    load_classifier,
-    load_model,
-    load_processors,
-    locate,
-    normalisation,
-    processor_size,
-    read_config,
-)
+from vidtune.hub import locate
+from vidtune.models.auto import CLIP_RECORD, clip_settings, load_classifier, load_model, read_config
+from vidtune.models.processors import load_processors, normalisation, processor_size
 
 TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 TINY = {

@@ -19,7 +19,8 @@ from transformers import (
 from test_auto import SIZES, TINY
 from vidtune.data.clips import FAILED, EvaluationClips, TrainingClips, collate
 from vidtune.errors import InputError, VideoError
-from vidtune.models.auto import load_model, load_processors, normalisation, read_config
+from vidtune.models.auto import load_model, read_config
+from vidtune.models.processors import load_processors, normalisation
 from vidtune.training import trainer as trainer_module
 from vidtune.training.trainer import (
     VideoTrainer,

@@ -29,7 +29,10 @@ class PublishError(RuntimeError):
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line; its type if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = str(error).strip().splitlines()
+    if not lines or isinstance(error, KeyError):  # a key alone says little
+        return f"{type(error).__name__} {error}".strip()
+    return lines[0]
 
 
 def exit_code(main: Callable[[], object]) -> int:

@@ -1,4 +1,4 @@
-"""Publishing on the Hugging Face Hub: the right to write, and one commit."""
+"""The Hugging Face Hub: finding a checkpoint, the right to write, and publishing in one commit."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidtune.card import without_secrets
-from vidtune.errors import InputError, PublishError
+from vidtune.errors import InputError, PublishError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,52 @@ def check_access(repo_id: str, private: bool | None = None) -> str:
             " check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or train with push_to_hub: false"
         ) from error
     return full_id
+
+
+def locate(name: str, field: str = "model_name_or_path", revision: str | None = None) -> str:
+    """Find a checkpoint: a folder, the id of one on a Hub that answers, or the folder of the cache that holds it.
+
+    transformers tries an unreachable Hub for a minute, and again for each file, even if the cache has them all.
+
+    Args:
+        name: Folder or Hub id.
+        field: What errors call it.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        What transformers can load from.
+
+    Raises:
+        InputError: If it is none of these.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if Path(name).is_dir():
+        return name
+    if Path(name).exists():
+        raise InputError(f"{field}: {name}: is a file; give the folder that holds config.json and the weights")
+    cached = None
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        HfApi().model_info(name, revision=revision, timeout=10)
+        return name
+    except HFValidationError:
+        raise InputError(f"{field}: {name}: does not exist; give a folder or a Hub id (user/name)") from None
+    except RevisionNotFoundError:
+        raise InputError(f"{field}: {name}: has no branch, tag or commit {revision}") from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{field}: {name}: is no folder here and not on the Hub, or private; check the spelling, "
+            "or run `hf auth login`"
+        ) from None
+    except Exception as error:  # whatever the connection raises
+        if isinstance(cached, str):
+            return str(Path(cached).parent)
+        raise InputError(
+            f"{field}: {name}: is no folder here, and the Hub can't be reached ({first_line(error)}); "
+            f"offline, copy it here where there is a network (hf download {name} --local-dir DIR), and --{field} DIR"
+        ) from None
 
 
 def publish(

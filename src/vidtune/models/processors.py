@@ -1,0 +1,123 @@
+"""Processors: what turns raw frames into a model's input, and what they normalise with."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor, AutoVideoProcessor, PretrainedConfig
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+from vidtune.errors import InputError, first_line
+from vidtune.hub import locate
+from vidtune.models.shape import side_length, size_key
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_processors(
+    model_name_or_path: str | None, config: PretrainedConfig, revision: str | None = None
+) -> list[Any]:
+    """Load what turns raw frames into a model's input: the video processor, the image processor, or both.
+
+    Both are saved beside the model, so that AutoVideoProcessor and AutoImageProcessor find theirs. A checkpoint that
+    still names a `VideoMAEFeatureExtractor` (gone in transformers 5) is read as its successor.
+
+    Raises:
+        InputError: If the checkpoint has neither, it can't be read, or its size is not the model's.
+    """
+    size = side_length(getattr(config, size_key(config)))
+    if model_name_or_path is None:
+        return _new_processors(config.model_type, size)
+    source = locate(model_name_or_path, revision=revision)
+    processors, reasons = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        source = _mended_processor(source, revision, folder) or source
+        for auto in (AutoVideoProcessor, AutoImageProcessor):
+            try:
+                processors.append(auto.from_pretrained(source, revision=revision))
+            except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
+                reasons.append(first_line(error))
+    if not processors:
+        raise InputError(
+            f"model_name_or_path: {model_name_or_path}: has no processor ({reasons[0].split('. ')[0]}); "
+            "put its preprocessor_config.json beside the weights"
+        )
+    found = processor_size(processors[0])
+    if found != size:
+        raise InputError(
+            f"model_name_or_path: {model_name_or_path}: its processor makes pictures of {found} px, its model reads "
+            f"{size} px; mend preprocessor_config.json"
+        )
+    return processors
+
+
+def normalisation(processor: Any) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation by channel that a processor normalises with, of values in [0, 1].
+
+    Its `image_mean` and `image_std` are of its own values: ViViT's lie in [-1, 1].
+    """
+    scale = 255 * processor.rescale_factor if processor.do_rescale else 255
+    is_signed = getattr(processor, "offset", type(processor).__name__.startswith("Vivit"))
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    return [(value + is_signed) / scale for value in mean], [value / scale for value in std]
+
+
+def processor_size(processor: Any) -> int | None:
+    """Height and width of the pictures that a processor makes, pixels."""
+    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+    size = dict(crop or processor.size)
+    side = size.get("height") or size.get("shortest_edge")
+    return None if side is None else int(side)
+
+
+def _new_processors(model_type: str, size: int) -> list[Any]:
+    import transformers
+
+    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type)
+    if isinstance(names, dict):
+        names = names.get("torchvision") or next(iter(names.values()))
+    name = names if isinstance(names, str) else next(item for item in names or ("VideoMAEImageProcessor",) if item)
+    processor = getattr(transformers, name)(
+        do_resize=True,
+        size={"shortest_edge": size},
+        do_center_crop=True,
+        crop_size={"height": size, "width": size},
+        do_normalize=True,
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+    )
+    if getattr(processor, "offset", False):  # ViViT's, whose values lie in [-1, 1]
+        processor.image_mean = [2 * value - 1 for value in IMAGENET_MEAN]
+        processor.image_std = [2 * value for value in IMAGENET_STD]
+    return [processor]
+
+
+def _mended_processor(name: str, revision: str | None, folder: str) -> str | None:
+    """Copy a processor that names a class of transformers 4, under its present name; None if it doesn't."""
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(name, "preprocessor_config.json", revision=revision)
+    except OSError:
+        return None
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise InputError(f"model_name_or_path: {path}: is not the JSON of a processor")
+    old = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
+    if not old.endswith("FeatureExtractor"):
+        return None
+    values.pop("feature_extractor_type", None)
+    values["image_processor_type"] = old.replace("FeatureExtractor", "ImageProcessor")
+    # Sizes were plain numbers once.
+    if isinstance(values.get("size"), int):
+        values["size"] = {"shortest_edge": values["size"]}
+        values.setdefault(
+            "crop_size", {"height": values["size"]["shortest_edge"], "width": values["size"]["shortest_edge"]}
+        )
+    (Path(folder) / "preprocessor_config.json").write_text(json.dumps(values), encoding="utf-8")
+    return folder
