@@ -173,6 +173,19 @@ def test_a_run_is_resumed_only_when_asked_to_and_ends_like_an_uninterrupted_one(
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+def test_a_run_that_was_killed_after_its_last_step_is_finished_without_another(dataset, tmp_path):
+    options = {"dataset": dataset, "output_dir": tmp_path / "run", "max_steps": 3, "save_strategy": "steps"}
+    finetune(**options, save_steps=3)
+    (tmp_path / "run" / "model.safetensors").unlink()
+    report = finetune(**options, save_steps=3, resume_from_checkpoint="auto")
+    assert report["history"][-1]["step"] == 3
+    finished, last = (
+        AutoModelForVideoClassification.from_pretrained(folder).state_dict()
+        for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-3")
+    )
+    assert all(torch.equal(finished[name], last[name]) for name in last)
+
+
 def test_overwrite_replaces_a_run_and_leaves_other_files_alone(run, dataset, tmp_path):
     finetune(dataset=dataset, output_dir=tmp_path / "run", max_steps=1)
     (tmp_path / "run" / "notes.txt").write_text("mine")

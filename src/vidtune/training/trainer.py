@@ -76,6 +76,12 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         self.add_callback(_SetEpoch(sampler))
         return sampler
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True  # resumed after its last step: Trainer would take one more
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         failed_rows = inputs["failed_rows"]
         if failed_rows and self.model.training:
