@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     write_text(output_dir / "README.md", card)
 
     # Say what to do next, and publish
-    example = videos["validation"][0]["video"]["path"] or "VIDEO"
+    example = str(videos["validation"][0]["video"]["path"])
+    example = example if Path(example).is_file() else "VIDEO"
     predict = shlex.join(["python", "recipes/predict.py", "--model", str(output_dir), "--input", example])
     print_summary(report, output_dir, predict)
     if repo_id:
