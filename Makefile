@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test quality clean
 
 demo: $(VENV)/installed
-	$(BIN)/accelerate launch --config_file accelerate_config.yaml recipes/finetune.py --config recipes/configs/demo.yaml
+	$(BIN)/accelerate launch --config_file accelerate_config.yaml recipes/finetune.py --config recipes/configs/demo.yaml --overwrite
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" --cov --cov-report term-missing:skip-covered

@@ -1,4 +1,4 @@
-"""Fine-tune a video-classification model, score it by video, and publish it.
+r"""Fine-tune a video-classification model, score it by video, and publish it.
 
     accelerate launch --config_file accelerate_config.yaml recipes/finetune.py --config recipes/configs/demo.yaml
 
@@ -18,10 +18,18 @@ from typing import Any
 import yaml
 
 from vidtune.arguments import Arguments, DataArguments, parse
-from vidtune.card import model_card
+from vidtune.card import model_card, without_secrets
 from vidtune.errors import InputError, exit_code
 from vidtune.hub import check_access, publish
-from vidtune.training.checkpoints import RUN_FILES, check_output_dir, clear_run, find_checkpoint, write_text
+from vidtune.training.checkpoints import (
+    RUN_FILES,
+    check_output_dir,
+    clear_run,
+    close_output_dir,
+    find_checkpoint,
+    open_output_dir,
+    write_text,
+)
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -32,7 +40,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     data, publishing = options.data, options.publish
     output_dir = Path(options.training.setdefault("output_dir", "outputs/finetune"))
     resume = options.training.pop("resume_from_checkpoint", None)
-    command = shlex.join(["accelerate", "launch", "recipes/finetune.py", *argv])
 
     # What can be refused is refused here, before the seconds that importing torch takes
     from vidtune.data.sources import is_hub_id, load_videos
@@ -40,23 +47,22 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     check_output_dir(output_dir, resume=bool(resume), overwrite=publishing.overwrite)
     checkpoint = find_checkpoint(resume, output_dir) if resume else None
-    videos = load_videos(data.dataset)
     seed = options.training.get("seed", 42)
-    videos = split_videos(videos, data.validation_fraction, data.test_fraction, seed)
-    repo_id = None
-    if publishing.push_to_hub:
-        repo_id = check_access(publishing.hub_model_id, publishing.hub_private_repo)
+    videos = split_videos(load_videos(data.dataset), data.validation_fraction, data.test_fraction, seed)
+    push = publishing.push_to_hub
+    repo_id = check_access(publishing.hub_model_id, publishing.hub_private_repo) if push else None
 
     # Load the model, and join it with the videos
     from vidtune.evaluation.report import print_summary, to_json
 
     trainer, clips, newly_initialised = build_trainer(options, videos)
     is_first_process = trainer.is_world_process_zero()
+    config = without_secrets(yaml.safe_dump(options.config, sort_keys=False))
     if is_first_process:
+        lock = open_output_dir(output_dir)
         if not resume:
             clear_run(output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_text(output_dir / "config.yaml", yaml.safe_dump(options.config, sort_keys=False))
+            write_text(output_dir / "config.yaml", config)
         print(", ".join(f"{split}: {len(part)} videos" for split, part in clips.items()), f"-> {output_dir}")
         print("newly initialised:", ", ".join(newly_initialised) if options.model.model_name_or_path else "all")
     trainer.accelerator.wait_for_everyone()
@@ -64,12 +70,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # Train, save, score by video
     result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.save_model()
-    report = build_report(trainer, clips, result.metrics, options)
-    report["model"]["newly_initialised"] = newly_initialised
-    report |= {"command": command, "seconds": time.perf_counter() - started}
+    report = build_report(trainer, clips, newly_initialised, result.metrics, options, argv)
+    report["seconds"] = time.perf_counter() - started
     if not is_first_process:
         return report
-    write_text(output_dir / "report.json", to_json(report))
+    write_text(output_dir / "config.yaml", config)
+    write_text(output_dir / "report.json", without_secrets(to_json(report)))
     names = {"base_model": options.model.model_name_or_path, "dataset": data.dataset}
     card = model_card(repo_id, report, **names, dataset_on_hub=is_hub_id(data.dataset), license=publishing.hub_license)
     write_text(output_dir / "README.md", card)
@@ -82,6 +88,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if repo_id:
         files = sorted(path.name for pattern in RUN_FILES for path in output_dir.glob(pattern))
         print("published:", publish(output_dir, repo_id, files, "Fine-tune with vidtune"))
+    close_output_dir(lock)
     return report
 
 
@@ -158,7 +165,12 @@ def build_clips(data: DataArguments, videos: Any, clip: Any, seed: int) -> dict[
 
 
 def build_report(
-    trainer: Any, clips: dict[str, Any], train_metrics: dict[str, float], options: Arguments
+    trainer: Any,
+    clips: dict[str, Any],
+    newly_initialised: list[str],
+    train_metrics: dict[str, float],
+    options: Arguments,
+    argv: list[str],
 ) -> dict[str, Any]:
     """Score validation and test by video, and gather everything that a reader of the run asks for."""
     import dataclasses
@@ -171,11 +183,13 @@ def build_report(
     from vidtune.evaluation.metrics import video_metrics
     from vidtune.evaluation.report import environment
 
+    processes = trainer.args.world_size
+    launcher = ["python"] if processes == 1 else ["torchrun", "--nproc_per_node", str(processes)]
     labels = list(trainer.model.config.label2id)
     decoder = available_decoders()[0] if options.data.decoder == "auto" else options.data.decoder
-    seconds = train_metrics["train_runtime"]
-    trained = train_metrics["train_samples_per_second"] * seconds
-    throughput = {"train_videos_per_second": trained / max(seconds - trainer.evaluation_seconds, 1e-9)}
+    seconds = train_metrics["train_runtime"] - trainer.evaluation_seconds
+    speed = trainer.trained_videos / seconds if trainer.trained_videos else None
+    throughput = {"train_videos_per_second": speed}
     failed_rows = {"train": sorted(set(gather_object(list(trainer.failed_rows))))}
     metrics = {}
     for split in ("validation", "test"):
@@ -186,6 +200,7 @@ def build_report(
             throughput[f"{split}_videos_per_second"] = output.metrics[f"{split}_samples_per_second"]
     return {
         "recipe": "finetune",
+        "command": shlex.join([*launcher, "recipes/finetune.py", *argv]),
         "config": options.config,
         "model": {
             "name_or_path": options.model.model_name_or_path or options.model.config_name,
@@ -193,6 +208,7 @@ def build_report(
             "attention": trainer.model.config._attn_implementation,
             "parameters": trainer.model.num_parameters(),
             "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
+            "newly_initialised": newly_initialised,
         },
         "labels": labels,
         "clip": dataclasses.asdict(clips["train"].clip),
@@ -206,7 +222,7 @@ def build_report(
         "metrics": metrics,
         "history": trainer.state.log_history,
         "throughput": throughput,
-        "environment": environment(trainer.args.world_size, trainer.accelerator.mixed_precision, decoder),
+        "environment": environment(processes, trainer.accelerator.mixed_precision, decoder),
     }
 
 

@@ -26,11 +26,13 @@ def main(argv: list[str] | None = None) -> None:
     paths = find_videos(options.input)
 
     import torch
+    from transformers.utils import logging
 
     from vidtune.data.clips import ClipFormat, evaluation_views
     from vidtune.data.decoding import open_video
     from vidtune.models.auto import load_classifier
 
+    logging.disable_progress_bar()
     model, settings, mean, std = load_classifier(options.model)
     clip = ClipFormat(**settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -7,9 +7,11 @@ from vidtune.errors import InputError
 from vidtune.training.checkpoints import (
     check_output_dir,
     clear_run,
+    close_output_dir,
     find_checkpoint,
     move_checkpoint,
     move_files,
+    open_output_dir,
     rotate_checkpoints,
     write_text,
 )
@@ -44,7 +46,8 @@ def test_a_new_or_an_empty_folder_may_be_written_to(tmp_path, overwrite):
 
 
 def test_a_run_may_be_resumed_or_replaced_but_only_when_asked_to(tmp_path):
-    make(tmp_path, "config.yaml", "model.safetensors")
+    make(tmp_path, "model.safetensors")
+    (tmp_path / "config.yaml").write_text("dataset: demo\nconfig_overrides: {}\nhub_model_id: null\n")
     check_output_dir(tmp_path, resume=True, overwrite=False)
     check_output_dir(tmp_path, resume=False, overwrite=True)
     message = refused(check_output_dir, tmp_path, resume=False, overwrite=False)
@@ -59,14 +62,24 @@ def test_there_is_nothing_to_resume_in_a_new_or_an_empty_folder(tmp_path, name):
 
 @pytest.mark.parametrize(("resume", "overwrite"), [(False, False), (True, False), (False, True)])
 def test_a_folder_of_something_else_is_refused_whatever_was_asked(tmp_path, resume, overwrite):
-    make(tmp_path, "thesis.tex")
+    make(tmp_path, "thesis.tex", "README.md", "checkpoint-7/x")
+    (tmp_path / "config.yaml").write_text("lr: 1\n")  # many programs call theirs so
     message = refused(check_output_dir, tmp_path, resume=resume, overwrite=overwrite)
     assert "holds files of something else" in message
 
 
 def test_a_file_is_no_output_folder(tmp_path):
     make(tmp_path, "file")
-    assert "is a file" in refused(check_output_dir, tmp_path / "file", resume=False, overwrite=True)
+    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("long" * 100)):
+        assert "can't be written" in refused(check_output_dir, path, resume=False, overwrite=True)
+
+
+def test_a_folder_is_locked_as_long_as_a_run_goes_on(tmp_path):
+    lock = open_output_dir(tmp_path / "new" / "run")
+    assert "another run is writing into it" in refused(open_output_dir, tmp_path / "new" / "run")
+    close_output_dir(lock)
+    close_output_dir(open_output_dir(tmp_path / "new" / "run"))
+    assert tree(tmp_path / "new" / "run") == []
 
 
 def test_auto_finds_the_newest_whole_checkpoint(tmp_path):

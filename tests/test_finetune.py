@@ -4,6 +4,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_the_report_holds_what_a_reader_asks_for(run):
         assert metrics["top5_accuracy"] is None  # of three labels
     assert report["throughput"]["train_videos_per_second"] > 0
     assert report["environment"]["processes"] == 1
-    assert report["environment"]["precision"] == "no"
+    assert report["environment"]["precision"] == "fp32"
     assert report["seconds"] > 0
 
 
@@ -186,6 +187,33 @@ def test_a_run_that_was_killed_after_its_last_step_is_finished_without_another(d
     assert all(torch.equal(finished[name], last[name]) for name in last)
 
 
+def test_a_resume_that_is_refused_changes_nothing(run, dataset, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    wider = "{num_frames: 4, image_size: 32, patch_size: 16, hidden_size: 20, num_attention_heads: 2}"
+    with pytest.raises(InputError, match="resume_from_checkpoint: .* holds another model"):
+        finetune(dataset=dataset, output_dir=tmp_path / "run", resume_from_checkpoint="auto", config_overrides=wider)
+    for name in ("config.yaml", "report.json", "model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_a_run_that_diverges_is_no_result(dataset, tmp_path, capsys):
+    with pytest.raises(InputError, match="learning_rate: the model has diverged"):
+        finetune(dataset=dataset, output_dir=tmp_path / "run", learning_rate=1e30)
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_a_home_folder_is_one_folder_and_is_not_told(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "videos").symlink_to(dataset)
+    (tmp_path / "run.yaml").write_text("output_dir: ~/run\ndataset: ~/videos\n")
+    finetune(config="run.yaml", max_steps=1, report_to="none")
+    assert MODEL_FILES | {"report.json", "config.yaml"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert not (tmp_path / "~").exists()
+    for name in ("report.json", "config.yaml", "README.md"):
+        assert str(tmp_path) not in (tmp_path / "run" / name).read_text()
+
+
 def test_overwrite_replaces_a_run_and_leaves_other_files_alone(run, dataset, tmp_path):
     finetune(dataset=dataset, output_dir=tmp_path / "run", max_steps=1)
     (tmp_path / "run" / "notes.txt").write_text("mine")
@@ -255,6 +283,9 @@ def test_a_dataset_that_cannot_be_trained_on(make, message, tmp_path, capsys):
         ({"config_name": "videomae", "config_overrides": "{hidden_size: 13}"}, "config_overrides: .*13"),
         ({"config_name": "videomae", "bf16": "true", "fp16": "true"}, "training arguments: .*bf16.*fp16|fp16.*bf16"),
         ({"config_name": "videomae", "train_transform": "nowhere:train"}, "train_transform: nowhere:train"),
+        ({"config_name": "videomae", "load_best_model_at_end": "true", "metric_for_best_model": "f1"}, "macro_f1"),
+        ({"config_name": "videomae", "dataloader_drop_last": "true"}, "dataloader_drop_last: can't be set"),
+        ({"config_name": "videomae", "max_steps": 0}, "max_steps: got 0"),
         ({"config_name": "videomae", "decoder": "decord"}, "decoder: got 'decord'"),
         ({"config_name": "videomae", "resume_from_checkpoint": "auto"}, "resume_from_checkpoint: .* holds no run"),
         ({"config_name": "videomae", "dataset": "no/such-dataset"}, "dataset: no/such-dataset: .*hf download"),

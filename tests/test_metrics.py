@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vidtune.data.clips import FAILED
+from vidtune.errors import InputError
 from vidtune.evaluation.metrics import (
     Accuracy,
     ConfusionMatrix,
@@ -130,9 +131,10 @@ def test_without_a_scored_video_there_are_no_scores():
     assert set(metrics) == set(video_metrics(one_hot([0], 2), np.array([0]), ["a", "b"]))
 
 
-def test_probabilities_that_are_no_numbers_give_a_loss_that_is_none():
-    metrics = video_metrics(np.full((2, 2), np.nan), np.array([0, 1]), ["a", "b"])
-    assert np.isnan(metrics["loss"])
+def test_probabilities_that_are_no_numbers_are_no_result():
+    probabilities = np.array([[0.5, 0.5], [np.nan, np.nan], [1.0, 0.0]])
+    with pytest.raises(InputError, match="diverged, 1 of 3 videos"):
+        video_metrics(probabilities, np.array([0, 1, 0]), ["a", "b"])
 
 
 def test_metrics_write_nothing(tmp_path, monkeypatch):

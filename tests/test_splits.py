@@ -103,8 +103,16 @@ def test_the_split_depends_on_groups_and_not_on_their_names_type_or_on_global_ra
 # Splits that a dataset brings
 
 
+def test_splits_that_share_a_group_are_refused() -> None:
+    train, test = rows("abcd", [0, 1, 0, 1], 0), rows("efda", [0, 1, 0, 1], 10)
+    with pytest.raises(InputError, match=r"group: 'a' \(and 1 more\) is in train and in test: .*mend the splits"):
+        split_videos(DatasetDict(train=train, test=test), 0.25, 0)
+
+
 def test_splits_of_a_dataset_are_kept() -> None:
-    train, validation, test = (rows(list("abcd"), [0, 1, 0, 1], start) for start in (0, 10, 20))
+    train, validation, test = (
+        rows(groups, [0, 1, 0, 1], start) for groups, start in (("abcd", 0), ("efgh", 10), ("ijkl", 20))
+    )
     both = DatasetDict(train=train, validation=validation)
     assert split_videos(both, 0.15, 0.15) is both
     everything = DatasetDict(train=train, validation=validation, test=test)

@@ -7,6 +7,7 @@ cost no waiting.
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,9 @@ class Arguments:
 
 SECTIONS: dict[str, type] = {"data": DataArguments, "model": ModelArguments, "publish": PublishArguments}
 
+PATHS = {"dataset", "model_name_or_path", "config_name", "output_dir", "resume_from_checkpoint"}
+"""Options in which `~` is the home folder, in a YAML as on the command line."""
+
 # Answered by us, or of no use in a run that is described by a file.
 REFUSED_TRAINING_FIELDS = {
     "hub_token": "it would be saved with the model; set the environment variable HF_TOKEN, or run `hf auth login`",
@@ -123,6 +127,8 @@ REFUSED_TRAINING_FIELDS = {
     "do_train": "finetune always trains; leave it out",
     "do_eval": "finetune always evaluates; leave it out",
     "do_predict": "finetune always scores the test split; leave it out",
+    "dataloader_drop_last": "it would drop videos from the scores, too; leave it out",
+    "train_sampling_strategy": "videos are drawn in random order, the same on any number of processes; leave it out",
     "hub_strategy": "the finished model is published once, at the end; leave it out",
     "hub_always_push": "the finished model is published once, at the end; leave it out",
     "hub_revision": "the finished model is published to the main branch; leave it out",
@@ -172,6 +178,8 @@ def parse(argv: Sequence[str] | None, description: str) -> Arguments:
     values = {name: check_value(name, value, types[name], source=path) for name, value in values.items()}
     for name, text in command_line.items():
         values[name] = check_value(name, _from_command_line(text, types[name]), types[name])
+    for name in PATHS & values.keys():
+        values[name] = values[name] and os.path.expanduser(values[name])
     return _arguments(values)
 
 
@@ -216,7 +224,7 @@ def _parser(types: dict[str, Any], description: str) -> argparse.ArgumentParser:
         group = parser.add_argument_group((section.__doc__ or "").rstrip("."))
         for item in dataclasses.fields(section):
             default = item.default_factory() if callable(item.default_factory) else item.default
-            shown = "" if default in (None, {}, False) else f" (default: {default})"
+            shown = "" if default is None or default is False or default == {} else f" (default: {default})"
             _add_option(group, item.name, types[item.name], item.metadata["help"].replace("%", "%%") + shown)
     group = parser.add_argument_group("Training (fields of transformers.TrainingArguments)")
     own = {item.name for section in SECTIONS.values() for item in dataclasses.fields(section)}
@@ -243,6 +251,8 @@ def _arguments(values: dict[str, Any]) -> Arguments:
         sections[key] = section(**{name: value for name, value in values.items() if name in own})
     flat = {name: value for section in sections.values() for name, value in dataclasses.asdict(section).items()}
     training = {name: value for name, value in values.items() if name not in flat}
+    if training.get("max_steps") == 0:
+        raise InputError("max_steps: got 0; give 1 or more, or leave it out to train for num_train_epochs")
     if training.get("output_dir") is None:  # `null` is what leaving it out is
         training.pop("output_dir", None)
     check_together(**sections, training=training)

@@ -29,6 +29,7 @@ RANGES: dict[str, Any] = {
     "max_grad_norm": Field(ge=0),
     "label_smoothing_factor": Field(ge=0, lt=1),
     "dataloader_num_workers": Field(ge=0),
+    "dataloader_prefetch_factor": Field(ge=1),
     "logging_steps": Field(gt=0),
     "save_steps": Field(gt=0),
     "eval_steps": Field(gt=0),

@@ -39,7 +39,7 @@ def load_videos(dataset: str) -> DatasetDict:
     Raises:
         InputError: If there is no such dataset, or it can't be trained on.
     """
-    path = Path(dataset).expanduser()
+    path = Path(dataset)
     if dataset in demo.CLASSES:
         rows = read_folder(demo.write_demo(dataset))
     elif path.is_dir():
@@ -160,7 +160,7 @@ def _table_row(values: Row, folder: Path, where: str) -> Row:
     end = _seconds(values.get("end_seconds"), f"{where}: end_seconds")
     if end is not None and end <= (start or 0):
         raise InputError(f"{where}: end_seconds is {end:g}; give a time after the start, {start or 0:g}")
-    video = str(folder / str(values["video"]))
+    video = str(folder / Path(str(values["video"])).expanduser())
     file_id = _file_id(video, folder)
     return {
         "video": video,

@@ -1,5 +1,6 @@
 """Train, validation and test: every group in one split, every label in the same proportion."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,6 +28,7 @@ def split_videos(videos: DatasetDict, validation_fraction: float, test_fraction:
     Raises:
         InputError: If there are too few groups for the fractions, or `validation_fraction` is 0.
     """
+    check_groups(videos)
     if "validation" in videos:
         return videos
     if validation_fraction <= 0:
@@ -53,6 +55,23 @@ def split_videos(videos: DatasetDict, validation_fraction: float, test_fraction:
         {name: rows.select(part) for name, part in parts.items()}
         | {name: split for name, split in videos.items() if name != "train"}
     )
+
+
+def check_groups(videos: DatasetDict) -> None:
+    """Check that the splits which a dataset brings share no group.
+
+    Raises:
+        InputError: If two of them do; it names one group and counts the others.
+    """
+    groups = {split: set(rows["group"]) for split, rows in videos.items()}
+    for first, second in itertools.combinations(groups, 2):
+        shared = sorted(groups[first] & groups[second])
+        if shared:
+            more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
+            raise InputError(
+                f"group: {shared[0]!r}{more} is in {first} and in {second}: a model would be scored on recordings it "
+                "was trained on; mend the splits, or leave out `split` to have them made by group"
+            )
 
 
 def split_groups(

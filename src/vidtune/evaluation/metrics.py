@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
+from vidtune.errors import InputError
+
 _LABELS = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
 _RANKED = datasets.Features(
     {"predictions": datasets.Sequence(datasets.Value("int64")), "references": datasets.Value("int64")}
@@ -88,6 +90,9 @@ def video_metrics(
         `videos` scored, `failed`, `loss` (mean negative log-likelihood, nats), `accuracy`, `top5_accuracy` (None with
         five labels or fewer), `macro_f1`, `per_class` (by name) and `confusion_matrix`. Without a scored video the
         metrics are None.
+
+    Raises:
+        InputError: If a probability is no finite number.
     """
     scored = labels >= 0
     counts = {"videos": int(scored.sum()), "failed": int((~scored).sum())}
@@ -95,6 +100,11 @@ def video_metrics(
     if not len(labels):
         names = ("loss", "accuracy", "top5_accuracy", "macro_f1", "per_class", "confusion_matrix")
         return counts | dict.fromkeys(names)
+    if not np.isfinite(probabilities).all():
+        raise InputError(
+            f"learning_rate: the model has diverged, {int((~np.isfinite(probabilities).all(1)).sum())} of "
+            f"{len(labels)} videos have scores that are no numbers; make it smaller, or set max_grad_norm"
+        )
     num_labels = len(label_names)
     pairs = {"predictions": probabilities.argmax(1), "references": labels}
     own = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)

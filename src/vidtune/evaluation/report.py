@@ -43,7 +43,7 @@ def environment(processes: int = 1, precision: str = "no", decoder: str = "") ->
         "platform": platform.platform(),
         "hardware": ", ".join([*gpus, f"{cpu_name()}, {os.cpu_count()} cores"]),
         "processes": processes,
-        "precision": precision,
+        "precision": {"no": "fp32"}.get(precision, precision),
         "decoder": decoder,
         "packages": packages,
         "commit": commit(),
@@ -105,8 +105,9 @@ def print_summary(report: Mapping[str, Any], output_dir: Path, predict_command: 
         table.add_row(split, str(metrics["videos"]), str(metrics["failed"]), *shown, speed)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    trained = f"trained at {report['throughput']['train_videos_per_second']:.1f} videos/s"
-    console.print(f"{trained}, {report['seconds']:.0f} s in all", markup=False)
+    trained = report["throughput"]["train_videos_per_second"]
+    speed = "nothing was left to train" if trained is None else f"trained at {trained:.1f} videos/s"
+    console.print(f"{speed}, {report['seconds']:.0f} s in all", markup=False)
     for split, data in report["data"].items():
         for problem in data["failed"][:5]:
             console.print(f"left out of {split}: {problem['path']}: {problem['reason']}", markup=False)

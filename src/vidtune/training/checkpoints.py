@@ -3,12 +3,19 @@
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
 
 from vidtune.errors import InputError
 
 STAGING = ".unfinished"
 """Folder in `output_dir` where checkpoints and models are written before they get their names."""
+
+LOCK = ".lock"
+"""The file in `output_dir` that a running run holds locked."""
 
 RUN_MARK = "config.yaml"
 """The file by which a folder is known to hold a run."""
@@ -18,8 +25,12 @@ RUN_FILES = (
     "report.json",
     "README.md",
     "config.json",
-    "model*.safetensors*",
-    "*processor_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-?????-of-?????.safetensors",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
 )
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -30,19 +41,62 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
     Raises:
         InputError: If it holds something else.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"output_dir: {output_dir}: is a file; give a folder")
-    if not output_dir.exists() or all(path.name.endswith(".unfinished") for path in output_dir.iterdir()):
+    try:
+        found = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+        with tempfile.TemporaryDirectory(dir=found):  # can be written to
+            pass
+    except OSError as error:
+        raise InputError(
+            f"output_dir: {output_dir}: can't be written ({error.strerror}); give another folder"
+        ) from None
+    if not output_dir.exists() or all(is_unfinished(path) for path in output_dir.iterdir()):
         if resume:
             raise InputError(f"resume_from_checkpoint: {output_dir} holds no run; leave it out, or mend --output_dir")
         return
-    if not (output_dir / RUN_MARK).is_file():
+    if not is_run(output_dir):
         raise InputError(f"output_dir: {output_dir}: holds files of something else; give a new or an empty folder")
     if not resume and not overwrite:
         raise InputError(
             f"output_dir: {output_dir}: holds another run; give another folder, "
             "--resume_from_checkpoint auto, or --overwrite"
         )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run of ours, by what its config.yaml says: others call a file so, too."""
+    try:
+        config = yaml.safe_load((folder / RUN_MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(config, dict) and {"dataset", "config_overrides", "hub_model_id"} <= config.keys()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file or folder is one that an interrupted run had not given its name yet."""
+    return path.name.startswith(".") and (path.name.endswith(STAGING) or path.name == LOCK)
+
+
+def open_output_dir(output_dir: Path) -> FileLock:
+    """Make the folder of a run and lock it, as long as the lock that is returned lives.
+
+    Raises:
+        InputError: If it can't be made, or another run is writing into it.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output_dir / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"output_dir: {output_dir}: another run is writing into it; give another folder") from None
+    except OSError as error:
+        raise InputError(f"output_dir: {output_dir}: can't be written to ({error.strerror}); give another") from None
+    return lock
+
+
+def close_output_dir(lock: FileLock) -> None:
+    """Unlock the folder of a run that is finished."""
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
 
 
 def find_checkpoint(resume_from_checkpoint: str, output_dir: Path) -> Path:
@@ -56,7 +110,7 @@ def find_checkpoint(resume_from_checkpoint: str, output_dir: Path) -> Path:
     Raises:
         InputError: If there is none.
     """
-    if resume_from_checkpoint not in ("auto", "true"):
+    if resume_from_checkpoint.lower() not in ("auto", "true"):
         checkpoint = Path(resume_from_checkpoint)
         if not (checkpoint / "trainer_state.json").is_file():
             raise InputError(f"resume_from_checkpoint: {checkpoint}: is no checkpoint; give its folder, or auto")

@@ -21,6 +21,9 @@ from vidtune.errors import InputError, VideoError
 from vidtune.evaluation.metrics import video_metrics
 from vidtune.training.checkpoints import STAGING, move_checkpoint, move_files, rotate_checkpoints
 
+LOGGED_METRICS = ("loss", "accuracy", "top5_accuracy", "macro_f1")
+"""What each evaluation logs, and the best checkpoint can be chosen by."""
+
 
 class VideoTrainer(Trainer):  # type: ignore[misc]
     """A Trainer for video classification.
@@ -68,6 +71,7 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         self.save_total_limit, args.save_total_limit = args.save_total_limit, None
         self.on_error = on_error
         self.failed_rows: set[int] = set()
+        self.trained_videos = 0
         self.evaluation_seconds = 0.0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -83,9 +87,10 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             super()._run_epoch(*args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        failed_rows = inputs["failed_rows"]
-        if failed_rows and self.model.training:
-            self._note_failed(failed_rows)
+        if self.model.training:
+            self.trained_videos += (len(inputs["labels"]) - len(inputs["failed_rows"])) * self.args.world_size
+            if inputs["failed_rows"]:
+                self._note_failed(inputs["failed_rows"])
         inputs = super()._prepare_inputs({name: inputs[name] for name in ("pixel_values", "labels")})
         pixels = inputs["pixel_values"].sub(self.image_mean).div(self.image_std)
         return {self.model.main_input_name: pixels, "labels": inputs["labels"]}
@@ -218,8 +223,12 @@ def training_arguments(given: dict[str, Any], precision: str = "auto") -> Traini
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     given.setdefault("dataloader_num_workers", min(8, max(1, (os.cpu_count() or 1) // local_processes)))
     given.setdefault("dataloader_pin_memory", on_gpu)
+    if given.get("report_to") is None:
+        given.pop("report_to", None)
     if given.get("load_best_model_at_end") or given.get("save_strategy") == "best":
-        given.setdefault("metric_for_best_model", "accuracy")
+        metric = given.setdefault("metric_for_best_model", "accuracy")
+        if metric.removeprefix("eval_") not in LOGGED_METRICS:
+            raise InputError(f"metric_for_best_model: got {metric!r}; give one of {', '.join(LOGGED_METRICS)}")
     given |= {"push_to_hub": False, "remove_unused_columns": False, "label_names": ["labels"]}
     try:
         arguments = TrainingArguments(**given)
@@ -264,8 +273,7 @@ def classification_loss(
 def scalar_metrics(prediction: EvalPrediction, label_names: Sequence[str]) -> dict[str, float]:
     """Give what the Trainer logs and chooses the best checkpoint by: loss, accuracy, top-5 and macro F1."""
     metrics = video_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), label_names)
-    names = ("loss", "accuracy", "top5_accuracy", "macro_f1", "videos", "failed")
-    return {name: metrics[name] for name in names if metrics[name] is not None}
+    return {name: metrics[name] for name in (*LOGGED_METRICS, "videos", "failed") if metrics[name] is not None}
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
