@@ -1,4 +1,4 @@
-"""What all tests share: no network, one thread, caches of their own, and tiny models."""
+"""What all tests share: no network, one thread, and tiny models."""
 
 import os
 

@@ -695,3 +695,14 @@ def test_a_dataset_never_loaded_fails_offline_at_once(hub: HubServer, monkeypatc
     with one_line_error("tester/clips: can't be loaded (", "hf download tester/clips"):
         load_videos("tester/clips")
     assert time.monotonic() - started < 1 and not hub.requests
+
+
+def test_what_a_folder_holds_besides_videos_is_counted_and_named(tmp_path, caplog):
+    for name in ("blue/a.mp4", "red/a.mp4", "red/notes.txt", "red/labels.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "green").mkdir()
+    assert [row["label"] for row in read_folder(tmp_path)] == ["blue", "red"]
+    left_out, empty = caplog.messages
+    assert "left out 2 files that are no videos" in left_out and "labels.csv" in left_out
+    assert empty == f"dataset: {tmp_path / 'green'}: holds no videos, and is no class"

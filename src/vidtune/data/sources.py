@@ -4,6 +4,7 @@ Every source gives a `datasets.DatasetDict` with columns `video` (path or bytes,
 `video_id`, `group`, `start_seconds` and `end_seconds`.
 """
 
+import logging
 import math
 import os
 import re
@@ -17,6 +18,8 @@ from vidtune.data import demo
 from vidtune.data.hub_dataset import read_hub
 from vidtune.data.rows import SPLITS, Row, to_dataset
 from vidtune.errors import InputError, first_line
+
+logger = logging.getLogger(__name__)
 
 VIDEO_ENDINGS = set(
     ".3gp .asf .avi .divx .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
@@ -79,6 +82,13 @@ def read_folder(folder: Path) -> list[Row]:
             f"dataset: {folder}: holds no videos ({len(files)} other files); "
             "put them into class/*.mp4 or split/class/*.mp4"
         )
+    if len(videos) < len(files):
+        rest = [path for path in files if not _is_video(path)]
+        logger.warning("dataset: %s: left out %d files that are no videos, %s first", folder, len(rest), rest[0])
+    parents = {parent for path in videos for parent in path.parents}
+    empty = [str(path) for path in sorted(_folders(folder)) if path not in parents]
+    if empty:
+        logger.warning("dataset: %s: holds no videos, and is no class", ", ".join(empty))
     first_level = {path.relative_to(folder).parts[0] for path in videos if path.parent != folder}
     others = sorted(name for name in first_level if name.lower() not in SPLITS)
     has_splits = bool(first_level) and not others
@@ -98,6 +108,14 @@ def read_folder(folder: Path) -> list[Row]:
         label = parts[1] if has_splits else parts[0]
         rows.append({"video": str(path), "label": label, "split": split, "video_id": "/".join(parts)})
     return rows
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders that may stand for a class: those below the folder or below a split of it."""
+    below = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    splits = [path for path in below if path.name.lower() in SPLITS]
+    inside = [path for split in splits for path in split.iterdir() if path.is_dir() and path.name[0] != "."]
+    return [path for path in below if path not in splits] + inside
 
 
 def _is_video(path: Path) -> bool:

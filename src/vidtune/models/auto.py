@@ -60,7 +60,7 @@ def read_config(
         for key, value in ((frames_key(config), num_frames), (size_key(config), image_size)):
             if value is not None:
                 setattr(config, key, value)
-    _check_shape(config)
+    _check_shape(config, "model_name_or_path" if model_name_or_path else "config_name")
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     return config
@@ -196,12 +196,12 @@ def _new_config(name: str, overrides: Mapping[str, Any]) -> PretrainedConfig:
     return config
 
 
-def _check_shape(config: PretrainedConfig) -> None:
+def _check_shape(config: PretrainedConfig, field: str) -> None:
     """Check that a clip falls into whole patches."""
     frames, size = getattr(config, frames_key(config), None), getattr(config, size_key(config), None)
     if frames is None or size is None:
         raise InputError(
-            f"model_name_or_path: a {config.model_type} model reads no clips; choose one of videomae, timesformer, "
+            f"{field}: a {config.model_type} model reads no clips; choose one of videomae, timesformer, "
             "vivit, vjepa2 or videoprism_vision_model"
         )
     tubelet = getattr(config, "tubelet_size", 1)

@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from vidtune.data.clips import FAILED, EpochSampler, collate, failure
-from vidtune.errors import InputError, VideoError
+from vidtune.errors import InputError, VideoError, first_line
 from vidtune.evaluation.metrics import video_metrics
 from vidtune.training.checkpoints import STAGING, move_checkpoint, move_files, rotate_checkpoints
 
@@ -56,14 +56,17 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         on_error: str = "raise",
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            model,
-            args,
-            data_collator=collate,
-            compute_loss_func=partial(classification_loss, label_smoothing=args.label_smoothing_factor),
-            compute_metrics=partial(scalar_metrics, label_names=label_names),
-            **kwargs,
-        )
+        try:
+            super().__init__(
+                model,
+                args,
+                data_collator=collate,
+                compute_loss_func=partial(classification_loss, label_smoothing=args.label_smoothing_factor),
+                compute_metrics=partial(scalar_metrics, label_names=label_names),
+                **kwargs,
+            )
+        except (ValueError, ImportError) as error:  # of arguments that contradict each other, or lack a package
+            raise InputError(f"training arguments: {first_line(error)}") from error
         self.image_mean = 255 * torch.tensor(image_mean, device=args.device).view(-1, 1, 1)
         self.image_std = 255 * torch.tensor(image_std, device=args.device).view(-1, 1, 1)
         self.processors = processors
@@ -203,7 +206,7 @@ def training_arguments(given: dict[str, Any], precision: str = "auto") -> Traini
     Args:
         given: Fields of TrainingArguments by name.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: what accelerate was launched with, else bf16 on a GPU that has
-            it, else fp32.
+            it, else fp32. `fp32` also overrules what accelerate was launched with, in the environment of this process.
 
     Raises:
         InputError: If a field is refused.
