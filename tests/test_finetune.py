@@ -139,16 +139,20 @@ def test_a_transform_of_the_users_own_replaces_the_augmentation(dataset, tmp_pat
     assert report["metrics"]["validation"]["videos"] == 3
 
 
-def test_a_transform_that_fails_does_so_before_training(dataset, tmp_path, monkeypatch, capsys):
-    (tmp_path / "bad_transforms.py").write_text("def train(clip):\n    return clip[:, :, :7]\n")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cut", r"train_transform: returned shape \(3, 16, 7"),
+        ("divide", r"train_transform: ZeroDivisionError: .*bad_transforms.py, line 4"),
+    ],
+)
+def test_a_transform_that_fails_does_so_before_training(name, message, dataset, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad_transforms.py").write_text(
+        "def cut(clip):\n    return clip[:, :, :7]\ndef divide(clip):\n    return clip * (1 // 0)\n"
+    )
     monkeypatch.chdir(tmp_path)
     argv = words(dataset=dataset, output_dir=tmp_path / "run", config_name="videomae", use_cpu="true")
-    assert_refused(
-        [*argv, "--train_transform", "bad_transforms:train"],
-        r"train_transform: returned shape \(3, 16, 7",
-        tmp_path,
-        capsys,
-    )
+    assert_refused([*argv, "--train_transform", f"bad_transforms:{name}"], message, tmp_path, capsys)
 
 
 def test_several_views_are_scored_as_one_video(run, dataset, tmp_path):

@@ -682,8 +682,6 @@ def test_what_accelerate_was_launched_with_holds_unless_a_precision_is_given(tmp
 @pytest.mark.parametrize(
     ("precision", "given", "message"),
     [
-        ("fp32", {"bf16": True}, "precision: got fp32, but bf16 is true"),
-        ("bf16", {"fp16": True}, "precision: got bf16, but fp16 is true"),
         ("auto", {"lr_scheduler_type": "nonsense"}, "training arguments: .*nonsense.* is not a valid"),
         ("auto", {"no_such_field": 1}, "training arguments: .*no_such_field"),
         ("auto", {"load_best_model_at_end": True, "save_strategy": "epoch"}, "training arguments: .*strategy"),

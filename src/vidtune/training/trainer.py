@@ -212,9 +212,6 @@ def training_arguments(given: dict[str, Any], precision: str = "auto") -> Traini
         InputError: If a field is refused.
     """
     given = dict(given)
-    contrary = [name for name in ("bf16", "fp16") if given.get(name) and precision not in ("auto", name)]
-    if contrary:
-        raise InputError(f"precision: got {precision}, but {contrary[0]} is true; leave one of them out")
     on_gpu = torch.cuda.is_available() and not given.get("use_cpu")
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision == "auto" and launched == "no" and not given.keys() & {"bf16", "fp16"}:
