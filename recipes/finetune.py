@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     trainer, clips, newly_initialised = build_trainer(options, videos)
     is_first_process = trainer.is_world_process_zero()
+    # What the launcher or the machine decided belongs to what reproduces the run
+    options.config["precision"] = {"no": "fp32"}.get(trainer.args.mixed_precision, trainer.args.mixed_precision)
     config = without_secrets(yaml.safe_dump(options.config, sort_keys=False))
     if is_first_process:
         lock = open_output_dir(output_dir)
@@ -79,6 +81,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     names = {"base_model": options.model.model_name_or_path, "dataset": data.dataset}
     card = model_card(repo_id, report, **names, dataset_on_hub=is_hub_id(data.dataset), license=publishing.hub_license)
     write_text(output_dir / "README.md", card)
+    close_output_dir(lock)
 
     # Say what to do next, and publish
     example = str(videos["validation"][0]["video"]["path"])
@@ -88,7 +91,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if repo_id:
         files = sorted(path.name for pattern in RUN_FILES for path in output_dir.glob(pattern))
         print("published:", publish(output_dir, repo_id, files, "Fine-tune with vidtune"))
-    close_output_dir(lock)
     return report
 
 
@@ -222,7 +224,7 @@ def build_report(
         "metrics": metrics,
         "history": trainer.state.log_history,
         "throughput": throughput,
-        "environment": environment(processes, trainer.accelerator.mixed_precision, decoder),
+        "environment": environment(processes, options.config["precision"], decoder),
     }
 
 

@@ -1,9 +1,14 @@
-"""Runs a recipe in this process, as a user would from the command line."""
+"""Runs a recipe in this process, as a user would from the command line, and says how it was refused."""
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+
+import pytest
+
+from vidtune.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -29,6 +34,15 @@ def load_recipe(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def refused(call: Callable[..., object], *arguments: object, **options: object) -> str:
+    """The one line with which a call is refused."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def words(**options: object) -> list[str]:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from conftest import TINY_VIDEOMAE
-from vidtune.errors import InputError
+from run_recipe import refused
 from vidtune.hub import locate
 from vidtune.models.auto import CLIP_RECORD, clip_settings, load_classifier, load_model, read_config
 from vidtune.models.processors import load_processors, normalisation, processor_size
@@ -54,14 +54,6 @@ TINY = {
     },
 }
 SIZES = dict.fromkeys(TINY, 32) | {"videoprism_vision_model": 36}
-
-
-def refused(call, *arguments, **options):
-    with pytest.raises(InputError) as caught:
-        call(*arguments, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def read(path, labels=("a", "b"), **options):

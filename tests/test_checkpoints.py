@@ -1,9 +1,10 @@
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vidtune.errors import InputError
+from run_recipe import refused
 from vidtune.training.checkpoints import (
     check_output_dir,
     clear_run,
@@ -30,14 +31,6 @@ def tree(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
 
 
-def refused(call, *arguments, **options):
-    with pytest.raises(InputError) as caught:
-        call(*arguments, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_new_or_an_empty_folder_may_be_written_to(tmp_path, overwrite):
     check_output_dir(tmp_path, resume=False, overwrite=overwrite)
@@ -52,6 +45,12 @@ def test_a_run_may_be_resumed_or_replaced_but_only_when_asked_to(tmp_path):
     check_output_dir(tmp_path, resume=False, overwrite=True)
     message = refused(check_output_dir, tmp_path, resume=False, overwrite=False)
     assert str(tmp_path) in message and "--overwrite" in message and "--resume_from_checkpoint auto" in message
+
+
+def test_processes_that_check_one_empty_folder_at_once_do_not_mistake_each_other_for_files(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        checks = [pool.submit(check_output_dir, tmp_path, resume=False, overwrite=False) for _ in range(400)]
+    assert [check.result() for check in checks] == [None] * 400
 
 
 @pytest.mark.parametrize("name", ["new", "empty"])

@@ -70,6 +70,7 @@ def test_the_root_config_launches_with_mixed_precision(dataset, tmp_path):
     )
     assert report["environment"]["processes"] == 1
     assert report["environment"]["precision"] == "bf16"
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["precision"] == "bf16"
 
 
 def test_torchrun_starts_two_processes_that_leave_out_and_name_a_broken_video(dataset, tmp_path):

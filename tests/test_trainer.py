@@ -541,18 +541,23 @@ def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, monkeypat
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_the_state_names_the_best_checkpoint_where_it_is(tmp_path):
+def train_ever_worse(folder, **options):
+    """Train with a checkpoint an epoch, the first of which is the best."""
     trainer = build(
-        tmp_path,
+        folder,
         None,
         Noise(4),
         Noise(2, views=1),
         trainer_options={"callbacks": [Worsen()]},
         load_best_model_at_end=True,
-        num_train_epochs=3,
         **EVERY_EPOCH,
+        **options,
     )
     trainer.train()
+
+
+def test_the_state_names_the_best_checkpoint_where_it_is(tmp_path):
+    train_ever_worse(tmp_path, num_train_epochs=3)
     best = str(tmp_path / "checkpoint-1")
     for step in (1, 2, 3):
         state = json.loads((tmp_path / f"checkpoint-{step}" / "trainer_state.json").read_text())
@@ -560,18 +565,7 @@ def test_the_state_names_the_best_checkpoint_where_it_is(tmp_path):
 
 
 def test_rotation_keeps_the_best_and_the_newest(tmp_path):
-    trainer = build(
-        tmp_path,
-        None,
-        Noise(4),
-        Noise(2, views=1),
-        trainer_options={"callbacks": [Worsen()]},
-        load_best_model_at_end=True,
-        num_train_epochs=5,
-        save_total_limit=2,
-        **EVERY_EPOCH,
-    )
-    trainer.train()
+    train_ever_worse(tmp_path, num_train_epochs=5, save_total_limit=2)
     assert checkpoints(tmp_path) == ["checkpoint-1", "checkpoint-5"]
 
 

@@ -21,12 +21,12 @@ PACKAGES = (
 NUMBERS = re.compile(r'\[\n\s+([^\[\]{}"]*)\n\s*\]')
 
 
-def environment(processes: int = 1, precision: str = "no", decoder: str = "") -> dict[str, Any]:
+def environment(processes: int = 1, precision: str = "fp32", decoder: str = "") -> dict[str, Any]:
     """Describe what a run ran on: versions, commit of vidtune, hardware.
 
     Args:
         processes: Processes that took part.
-        precision: `no`, `bf16` or `fp16`.
+        precision: `fp32`, `bf16` or `fp16`.
         decoder: The decoder that read the videos.
     """
     import torch
@@ -43,7 +43,7 @@ def environment(processes: int = 1, precision: str = "no", decoder: str = "") ->
         "platform": platform.platform(),
         "hardware": ", ".join([*gpus, f"{cpu_name()}, {os.cpu_count()} cores"]),
         "processes": processes,
-        "precision": {"no": "fp32"}.get(precision, precision),
+        "precision": precision,
         "decoder": decoder,
         "packages": packages,
         "commit": commit(),

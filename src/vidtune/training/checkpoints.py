@@ -43,7 +43,8 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
     """
     try:
         found = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-        with tempfile.TemporaryDirectory(dir=found):  # can be written to
+        # Can be written to. Named as unfinished, since other processes of this run look into the folder, too.
+        with tempfile.TemporaryDirectory(prefix=".", suffix=STAGING, dir=found):
             pass
     except OSError as error:
         raise InputError(
