@@ -1,13 +1,16 @@
 import pickle
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from video_files import counting_frames, frame_indices, moving_square, write_audio, write_video
 from vidtune.data import decoding
-from vidtune.data.decoding import PyavVideo, TorchcodecVideo, Video, available_decoders, open_video
+from vidtune.data.decoding import available_decoders, open_video
+from vidtune.data.pyav_video import PyavVideo
+from vidtune.data.video import Video
 from vidtune.errors import InputError, VideoError
 
 NUM_FRAMES = 30
@@ -256,12 +259,69 @@ def test_without_ffmpeg_auto_is_pyav_and_torchcodec_an_error(counting, monkeypat
         open_video(counting, "torchcodec")
 
 
-@needs_torchcodec
-def test_auto_is_torchcodec_where_it_gives_every_frame(counting, tmp_path):
-    assert isinstance(open_video(counting), TorchcodecVideo)
-    assert isinstance(open_video(counting.read_bytes()), TorchcodecVideo)
-    assert isinstance(open_video(write_kind(tmp_path, "vp9.webm")), TorchcodecVideo)
-    assert isinstance(open_video(write_kind(tmp_path, "mpeg1.mpg")), PyavVideo)
+def test_auto_is_pyav_even_where_torchcodec_works(counting):
+    with open_video(counting) as one, open_video(counting.read_bytes()) as other:
+        assert type(one) is type(other) is PyavVideo
+
+
+def test_a_stream_gives_one_frame_after_the_other(counting):
+    with open_video(counting, start_seconds=0.2) as video:
+        frames = list(video.stream(time / RATE for time in (0, 0, 1, 5, 60)))
+    assert [tuple(frame.shape) for frame in frames] == [(3, 32, 32)] * 5
+    assert frame_indices(torch.stack(frames), NUM_FRAMES) == [5, 5, 6, 10, 29]
+
+
+def all_frames(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Times and pixels of all frames, decoded one after the other."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        times = np.array([float(frame.pts * frame.time_base) for frame in frames])
+        return times - times[0], [frame.to_ndarray(format="rgb24", interpolation="FAST_BILINEAR") for frame in frames]
+
+
+@pytest.fixture(scope="module", params=["long.mp4", "long.mkv"])
+def long(request, tmp_path_factory) -> Path:
+    """100 seconds of pictures that are all different, a keyframe every 8 seconds, B-frames between."""
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    return write_video(
+        tmp_path_factory.mktemp("long") / request.param, pixels, 4, keyframe_every=32, options={"bf": "3", "qp": "20"}
+    )
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_a_long_file_is_read_in_parts_and_gives_the_same_frames(long, decoder):
+    times, pixels = all_frames(long)
+    rng = np.random.default_rng(1)
+    with open_video(long, decoder) as video:
+        assert video._timeline is None  # the file was not scanned
+        assert video.duration_seconds == pytest.approx(100, abs=0.01)
+        assert (video.num_frames, video.fps) == (400, pytest.approx(4, abs=0.001))
+        requests = [rng.uniform(0, 100, 6), rng.uniform(0, 98) + np.arange(8) / 4, [99.99, 200.0], [0.0], times + 0.01]
+        for request in requests:
+            expected = [np.searchsorted(times, time + 1e-6, "right") - 1 for time in request]
+            frames = video.frames_at(list(request)).permute(0, 2, 3, 1).numpy()
+            for frame, index in zip(frames, expected, strict=True):
+                np.testing.assert_array_equal(frame, pixels[index])
+        assert video._timeline is None
+
+
+def test_a_span_of_a_long_file(long):
+    times, pixels = all_frames(long)
+    with open_video(long, start_seconds=61.0, end_seconds=70.0) as video:
+        assert (video.duration_seconds, video.num_frames) == (pytest.approx(9), 36)
+        first, last = video.frames_at([0.0, 30.0]).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(first, pixels[np.searchsorted(times, 61.0 + 1e-6, "right") - 1])
+    np.testing.assert_array_equal(last, pixels[np.searchsorted(times, 70.0 - 1e-3, "right") - 1])
+
+
+def test_a_long_file_that_was_cut_has_the_length_of_what_is_there(tmp_path):
+    pixels = moving_square(400, seed=3)
+    whole = write_video(tmp_path / "whole.mp4", pixels, 4, container_options={"movflags": "faststart"})
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    with open_video(cut) as video:
+        assert 50 < video.duration_seconds < 90
+        assert len(video.frames_at([0.0, video.duration_seconds - 1])) == 2
 
 
 @needs_torchcodec

@@ -16,9 +16,10 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from vidtune.data.decoding import Video, open_video
+from vidtune.data.decoding import open_video
 from vidtune.data.sampling import dense_views, random_dense, random_segments, segment_views
 from vidtune.data.transforms import augment, crop_views
+from vidtune.data.video import Video
 from vidtune.errors import InputError, VideoError
 
 FAILED = -100
