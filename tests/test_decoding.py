@@ -284,7 +284,7 @@ def long(request, tmp_path_factory) -> Path:
     """100 seconds of pictures that are all different, a keyframe every 8 seconds, B-frames between."""
     pixels = np.random.default_rng(0).integers(0, 256, (400, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     return write_video(
-        tmp_path_factory.mktemp("long") / request.param, pixels, 4, keyframe_every=32, options={"bf": "3", "qp": "20"}
+        tmp_path_factory.mktemp("long") / request.param, pixels, 4, keyframe_every=32, options={"bf": "3", "qp": "20", "sc_threshold": "0"}
     )
 
 
@@ -303,6 +303,15 @@ def test_a_long_file_is_read_in_parts_and_gives_the_same_frames(long, decoder):
             for frame, index in zip(frames, expected, strict=True):
                 np.testing.assert_array_equal(frame, pixels[index])
         assert video._timeline is None
+
+
+def test_with_slack_a_keyframe_of_a_long_file_stands_for_what_follows_it(long):
+    _, pixels = all_frames(long)
+    with open_video(long) as video:
+        frames = video.frames_at([3.0, 30.0, 55.9], slack_seconds=6.5).permute(0, 2, 3, 1).numpy()
+    # Keyframes appear every 8 seconds; that before 55.9 is too far from it.
+    for frame, index in zip(frames, [0, 24 * 4, 223], strict=True):
+        np.testing.assert_array_equal(frame, pixels[index])
 
 
 def test_a_span_of_a_long_file(long):

@@ -83,7 +83,7 @@ class TrainingClips(TorchDataset[Item]):
         rng = np.random.default_rng([self.seed, epoch, row, 0])
         try:
             with open_row(video, self.decoder) as opened:
-                frames = opened.frames_at(self._times(opened, rng).tolist())
+                frames = opened.frames_at(self._times(opened, rng).tolist(), slack_seconds(opened, self.clip))
         except VideoError:
             return _failed(row, (self.clip.num_frames, 3, self.clip.image_size, self.clip.image_size))
         if self.transform:
@@ -155,9 +155,17 @@ def evaluation_views(video: Video, clip: ClipFormat, temporal_views: int = 1, sp
         times = dense_views(video.duration_seconds, clip.num_frames, clip.fps, temporal_views)
     else:
         times = segment_views(video.duration_seconds, clip.num_frames, temporal_views)
-    frames = video.frames_at(np.concatenate(times).tolist())
+    frames = video.frames_at(np.concatenate(times).tolist(), slack_seconds(video, clip))
     clips = torch.split(frames, clip.num_frames)
     return torch.stack([view for part in clips for view in crop_views(part, clip.image_size, spatial_crops)])
+
+
+def slack_seconds(video: Video, clip: ClipFormat) -> float:
+    """How much earlier than asked for a frame of a long file may appear: a twentieth of its segment; no dense one.
+
+    Of an hour in 16 segments, this makes a keyframe of the last 11 seconds do, instead of decoding from there on.
+    """
+    return video.duration_seconds / clip.num_frames / 20 if clip.sampling == "segments" else 0.0
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -82,7 +82,7 @@ class JpegVideo(Video):
     def _size(self) -> tuple[int, int]:
         return next(self._frames([0.0])).shape[:2]
 
-    def _frames(self, times: list[float]) -> Iterator[Pixels]:
+    def _frames(self, times: list[float], slack_seconds: float = 0.0) -> Iterator[Pixels]:
         from torchvision.io import decode_jpeg
 
         position, pixels = -1, np.empty((0, 0, 3), np.uint8)

@@ -53,8 +53,10 @@ class PyavVideo(Video):
             indexed = self._container.format.name in INDEXED
             # Both fields of an interlaced frame are in one packet there, so that none is passed over alone.
             self._skips = indexed
+            # AVI has no presentation times: the n-th frame out of the decoder is the n-th on screen.
+            self._counts = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
             # MPEG program streams come back from a seek with half a packet.
-            self._seeks = self._container.format.name != "mpeg"
+            self._seeks = self._container.format.name != "mpeg" and not self._counts
             self._timeline: Timeline | None = None
             length = self._header_length() if indexed else None
             num_frames, seconds = length or self._scan()
@@ -80,9 +82,16 @@ class PyavVideo(Video):
 
     def _scan(self) -> tuple[int, float]:
         """Read the times of all frames off their packets; returns number of frames and seconds of content."""
-        packets = [_times_of(packet) for packet in self._container.demux(self._stream) if _has_time(packet)]
+        packets, timeless = [], 0
+        for packet in self._container.demux(self._stream):
+            if _has_time(packet):
+                packets.append(_times_of(packet))
+            elif packet.size and not packet.is_discard:
+                timeless += 1
         if not packets:
             raise VideoError(f"{self._name}: holds no frames with times")
+        if timeless and self._skips:
+            raise VideoError(f"{self._name}: {timeless} of its {timeless + len(packets)} frames have no time")
         self._timeline = _timeline(packets)
         self._first = self._timeline.pts[0]
         span = max(pts + duration for pts, duration, _ in packets) - self._first
@@ -118,7 +127,7 @@ class PyavVideo(Video):
             self._shape = next(self._frames([0.0])).shape[:2]
         return self._shape
 
-    def _frames(self, times: list[float]) -> Iterator[Pixels]:
+    def _frames(self, times: list[float], slack_seconds: float = 0.0) -> Iterator[Pixels]:
         import av
 
         try:
@@ -126,18 +135,25 @@ class PyavVideo(Video):
                 yield from self._decode(self._timeline, times)
                 return
             for part in _neighbours(times):
-                yield from self._decode(self._timeline_around(part[0], part[-1]), part)
+                yield from self._decode(self._timeline_around(part[0], part[-1], slack_seconds), part)
         except av.error.FFmpegError as error:
             raise undecodable(self._name, error) from None
 
-    def _timeline_around(self, first: float, last: float) -> Timeline:
-        """The times of the frames of a long file that are needed for those between two times."""
+    def _timeline_around(self, first: float, last: float, slack_seconds: float) -> Timeline:
+        """The times of the frames of a long file that are needed for those between two times.
+
+        Where a keyframe begins at most `slack_seconds` before, and alone will do, it is the only one.
+        """
         begin, end = (self._first + _ticks(time, self._base) for time in (first, last))
+        slack = _ticks(slack_seconds, self._base)
         self._container.seek(begin, stream=self._stream)
         packets = []
         for packet in self._container.demux(self._stream):
             if _has_time(packet):
                 packets.append(_times_of(packet))
+                pts, _, is_key = packets[-1]
+                if is_key and end - slack <= pts <= begin:
+                    return Timeline([pts], [0])
                 # A frame appears at its decoding time or later.
                 if packet.dts is not None and packet.dts > end:
                     break
@@ -190,11 +206,16 @@ class PyavVideo(Video):
 
     def _decoded(self, wanted: set[int]) -> Iterator[Any]:
         """Decode on from here; frames that are neither wanted nor referred to by others are passed over."""
-        context = self._stream.codec_context
+        context, timeline = self._stream.codec_context, self._timeline
+        count = 0
         for packet in self._container.demux(self._stream):
             passes = self._skips and packet.pts is not None and packet.pts not in wanted
             context.skip_frame = "NONREF" if passes else "DEFAULT"
-            yield from packet.decode()
+            for frame in packet.decode():
+                if self._counts and timeline and count < len(timeline.pts):
+                    frame.pts = timeline.pts[count]
+                count += 1
+                yield frame
 
     def _to_rgb(self, frame: Any) -> Pixels:
         """The pixels `(H, W, C)`, upright, by the same conversion as torchcodec's: no flags."""

@@ -35,7 +35,7 @@ class TorchcodecVideo(Video):
     def _size(self) -> tuple[int, int]:
         return self._decoder.metadata.height, self._decoder.metadata.width
 
-    def _frames(self, times: list[float]) -> Iterator[Pixels]:
+    def _frames(self, times: list[float], slack_seconds: float = 0.0) -> Iterator[Pixels]:
         # torchcodec refuses times at or past what it takes for the end.
         before_end = math.nextafter(self._end, self._begin)
         inside = [time for time in (self._begin + time for time in times) if time < self._end]

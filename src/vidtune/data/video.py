@@ -31,7 +31,8 @@ class Video(ABC):
 
     Attributes:
         duration_seconds: Length of the content that is there, whatever the header claims.
-        num_frames: Frames of the content; of a span, as many as its duration holds on average.
+        num_frames: Frames of the content; of a span, as many as its duration holds on average; of a long file of
+            variable rate, an estimate from its header.
         fps: Average rate of the content.
     """
 
@@ -63,12 +64,14 @@ class Video(ABC):
         """Pixels as displayed."""
         return self._size()[1]
 
-    def frames_at(self, seconds: Sequence[float]) -> torch.Tensor:
+    def frames_at(self, seconds: Sequence[float], slack_seconds: float = 0.0) -> torch.Tensor:
         """Decode the frames on screen at the given times.
 
         Args:
             seconds: One time or more, counted from the first frame (of the span), in any order, repeated or
                 not; times at or past the end show the last frame.
+            slack_seconds: In a long file, a keyframe that appears at most so much earlier may stand for a frame,
+                which saves decoding what lies between them.
 
         Returns:
             uint8 RGB `(T, C, H, W)`, a view of channels-last memory, as decoded.
@@ -77,8 +80,9 @@ class Video(ABC):
             VideoError: If one of the frames cannot be decoded.
         """
         order = sorted(range(len(seconds)), key=seconds.__getitem__)
+        times = self._times(seconds[row] for row in order)
         frames: torch.Tensor | None = None
-        for row, pixels in zip(order, self._frames(self._times(seconds[row] for row in order)), strict=True):
+        for row, pixels in zip(order, self._frames(times, slack_seconds), strict=True):
             if frames is None:
                 frames = torch.empty((len(order), *pixels.shape), dtype=torch.uint8)
             if pixels.shape != frames.shape[1:]:
@@ -112,7 +116,7 @@ class Video(ABC):
         """Height and width, after the rotation that the file asks for."""
 
     @abstractmethod
-    def _frames(self, times: list[float]) -> Iterator[Pixels]:
+    def _frames(self, times: list[float], slack_seconds: float = 0.0) -> Iterator[Pixels]:
         """The frames `(H, W, C)` at ascending times counted from the first frame of the file; infinity is the last."""
 
     @abstractmethod
