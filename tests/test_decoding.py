@@ -36,12 +36,12 @@ KINDS = {
     "turned_270.mov": {"rotation": 270},
     "odd_size.mp4": {"pixel_format": "yuv444p", "height": 45, "width": 51},
     "even_size.mkv": {"height": 46, "width": 50},
-    "mpeg4.avi": {"codec": "mpeg4", "options": {"b": "2000000"}},
     "vp9.webm": {"codec": "libvpx-vp9"},
-    "no_duration.flv": {"codec": "flv", "options": {"b": "2000000"}},
 }
-# Of these, torchcodec gives the wrong frames or none.
+# Of such, torchcodec gives wrong frames or none.
 KINDS_FOR_PYAV = {
+    "mpeg4.avi": {"codec": "mpeg4", "options": {"b": "2000000"}},
+    "no_duration.flv": {"codec": "flv", "options": {"b": "2000000"}},
     "b_frames.avi": {"codec": "mpeg4", "b_frames": 2, "options": {"b": "2000000"}},
     "mpeg1.mpg": {"codec": "mpeg1video", "options": {"b": "2000000"}},
     "b_frames.mpg": {"codec": "mpeg1video", "b_frames": 2, "options": {"b": "2000000"}},
@@ -180,10 +180,9 @@ def test_opens_bytes_and_odd_names(counting, decoder, tmp_path):
             assert indices_at(video, [0.5]) == [12]
 
 
-@each_decoder
 @pytest.mark.parametrize(("name", "codec"), [("one.mp4", "libx264"), ("one.flv", "flv")])
-def test_one_frame_has_a_duration(tmp_path, decoder, name, codec):
-    with open_video(write_video(tmp_path / name, counting_frames(1), RATE, codec=codec), decoder) as video:
+def test_one_frame_has_a_duration(tmp_path, name, codec):
+    with open_video(write_video(tmp_path / name, counting_frames(1), RATE, codec=codec)) as video:
         assert video.num_frames == 1
         assert video.duration_seconds > 0
         assert video.frames_at([0.0, 0.03, 1.0]).shape == (3, 3, 32, 32)
@@ -229,15 +228,22 @@ def test_a_truncated_video_gives_the_frames_that_are_there(tmp_path, decoder):
 
 
 @each_decoder
-def test_a_frame_that_cannot_be_decoded_is_an_error_and_the_others_are_not(tmp_path, decoder):
-    path = write_video(
-        tmp_path / "cut.mp4", moving_square(NUM_FRAMES), RATE, container_options={"movflags": "faststart"}
+def test_the_end_of_a_file_that_was_cut(tmp_path, decoder):
+    whole = write_video(
+        tmp_path / "whole.mp4", moving_square(NUM_FRAMES), RATE, container_options={"movflags": "faststart"}
     )
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
     with open_video(path, decoder) as video:
         assert video.frames_at([0.0]).shape[0] == 1
-        with pytest.raises(VideoError, match=r"cut\.mp4: "):
-            video.frames_at([9.0])
+        if decoder == "pyav":  # The frame that is cut counts as not there.
+            whole = all_frames(path.parent / "whole.mp4")[1]
+            assert 15 < video.num_frames < NUM_FRAMES
+            last = video.frames_at([9.0])[0].permute(1, 2, 0).numpy()
+            np.testing.assert_array_equal(last, whole[video.num_frames - 1])
+        else:
+            with pytest.raises(VideoError, match=r"cut\.mp4: "):
+                video.frames_at([9.0])
 
 
 @each_decoder
@@ -284,7 +290,11 @@ def long(request, tmp_path_factory) -> Path:
     """100 seconds of pictures that are all different, a keyframe every 8 seconds, B-frames between."""
     pixels = np.random.default_rng(0).integers(0, 256, (400, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
     return write_video(
-        tmp_path_factory.mktemp("long") / request.param, pixels, 4, keyframe_every=32, options={"bf": "3", "qp": "20", "sc_threshold": "0"}
+        tmp_path_factory.mktemp("long") / request.param,
+        pixels,
+        4,
+        keyframe_every=32,
+        options={"bf": "3", "qp": "20", "sc_threshold": "0"},
     )
 
 
@@ -331,6 +341,14 @@ def test_a_long_file_that_was_cut_has_the_length_of_what_is_there(tmp_path):
     with open_video(cut) as video:
         assert 50 < video.duration_seconds < 90
         assert len(video.frames_at([0.0, video.duration_seconds - 1])) == 2
+
+
+@needs_torchcodec
+def test_torchcodec_is_kept_from_files_it_misreads(tmp_path):
+    with pytest.raises(
+        VideoError, match=r"mpeg1\.mpg: torchcodec misses frames of this kind of file; use decoder: auto"
+    ):
+        open_video(write_kind(tmp_path, "mpeg1.mpg"), "torchcodec")
 
 
 @needs_torchcodec

@@ -1,5 +1,6 @@
 """Opening a video: PyAV, which carries its own FFmpeg, or torchcodec, which needs one installed."""
 
+import re
 from pathlib import Path
 
 from vidtune.data.jpeg_video import BRAND, JpegVideo
@@ -7,6 +8,10 @@ from vidtune.data.pyav_video import PyavVideo
 from vidtune.data.torchcodec_video import TorchcodecVideo, torchcodec_works
 from vidtune.data.video import Video
 from vidtune.errors import InputError, VideoError
+
+# The first bytes of MP4, MOV, Matroska and WebM. In others torchcodec misses frames: it seeks into the middle
+# of MPEG streams, and never reaches the end of AVI with B-frames.
+FIT_FOR_TORCHCODEC = re.compile(rb"....(ftyp|moov|mdat|wide|free|skip)|\x1a\x45\xdf\xa3", re.DOTALL)
 
 
 def open_video(
@@ -41,6 +46,8 @@ def open_video(
     if not head:
         raise VideoError(f"{name}: the file is empty")
     if decoder == "torchcodec":
+        if not FIT_FOR_TORCHCODEC.match(head):
+            raise VideoError(f"{name}: torchcodec misses frames of this kind of file; use decoder: auto")
         return TorchcodecVideo(name, location, start_seconds, end_seconds)
     if decoder == "auto" and head.endswith(BRAND):
         return JpegVideo(name, location, start_seconds, end_seconds)

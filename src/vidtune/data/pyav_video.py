@@ -6,7 +6,7 @@ import io
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +55,8 @@ class PyavVideo(Video):
             self._skips = indexed
             # AVI has no presentation times: the n-th frame out of the decoder is the n-th on screen.
             self._counts = self._container.format.name == "avi" and self._stream.codec_context.has_b_frames
+            # A packet that the end of the file cuts is no frame; MPEG streams mark good ones so as well.
+            self._takes_corrupt = self._container.format.name in ("mpeg", "mpegts")
             # MPEG program streams come back from a seek with half a packet.
             self._seeks = self._container.format.name != "mpeg" and not self._counts
             self._timeline: Timeline | None = None
@@ -83,7 +85,7 @@ class PyavVideo(Video):
     def _scan(self) -> tuple[int, float]:
         """Read the times of all frames off their packets; returns number of frames and seconds of content."""
         packets, timeless = [], 0
-        for packet in self._container.demux(self._stream):
+        for packet in self._packets():
             if _has_time(packet):
                 packets.append(_times_of(packet))
             elif packet.size and not packet.is_discard:
@@ -107,14 +109,13 @@ class PyavVideo(Video):
         rate = self._stream.average_rate
         if header < LONG_SECONDS or not rate:
             return None
-        packets = self._container.demux(self._stream)
-        beginning = [_times_of(packet) for packet, _ in zip(packets, range(32), strict=False) if _has_time(packet)]
+        beginning = [_times_of(packet) for packet in islice(self._packets(), 32) if _has_time(packet)]
         if not beginning:
             return None
         self._first = min(beginning)[0]
         last = self._first + int(float(header) / self._base)
         self._container.seek(last, stream=self._stream)
-        ending = [_times_of(packet) for packet in self._container.demux(self._stream) if _has_time(packet)]
+        ending = [_times_of(packet) for packet in self._packets() if _has_time(packet)]
         end = max((pts + duration for pts, duration, _ in ending), default=self._first)
         if abs(last - end) * self._base > 1:
             self._container.seek(0)
@@ -148,7 +149,7 @@ class PyavVideo(Video):
         slack = _ticks(slack_seconds, self._base)
         self._container.seek(begin, stream=self._stream)
         packets = []
-        for packet in self._container.demux(self._stream):
+        for packet in self._packets():
             if _has_time(packet):
                 packets.append(_times_of(packet))
                 pts, _, is_key = packets[-1]
@@ -208,7 +209,7 @@ class PyavVideo(Video):
         """Decode on from here; frames that are neither wanted nor referred to by others are passed over."""
         context, timeline = self._stream.codec_context, self._timeline
         count = 0
-        for packet in self._container.demux(self._stream):
+        for packet in self._packets():
             passes = self._skips and packet.pts is not None and packet.pts not in wanted
             context.skip_frame = "NONREF" if passes else "DEFAULT"
             for frame in packet.decode():
@@ -216,6 +217,11 @@ class PyavVideo(Video):
                     frame.pts = timeline.pts[count]
                 count += 1
                 yield frame
+
+    def _packets(self) -> Iterator[Any]:
+        """The packets from here on; an empty one comes last."""
+        packets: Iterator[Any] = self._container.demux(self._stream)
+        return (packet for packet in packets if self._takes_corrupt or not packet.is_corrupt)
 
     def _to_rgb(self, frame: Any) -> Pixels:
         """The pixels `(H, W, C)`, upright, by the same conversion as torchcodec's: no flags."""
