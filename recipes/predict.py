@@ -64,17 +64,21 @@ def find_videos(inputs: list[str]) -> list[Path]:
     Raises:
         InputError: If there are none.
     """
-    from vidtune.data.sources import VIDEO_ENDINGS
+    from vidtune.data.files import list_videos, warn_left_out
 
     paths = []
     for name in inputs:
         path = Path(name)
         if not path.exists():
             raise InputError(f"input: {path}: does not exist; give a video or a folder of videos")
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS) if path.is_dir() else [path]
-        if not found:
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        videos, others = list_videos(path)
+        if not videos:
             raise InputError(f"input: {path}: holds no videos; give a folder that does")
-        paths += found
+        warn_left_out(path, others, "are no videos")
+        paths += [path / video for video in videos]
     return paths
 
 

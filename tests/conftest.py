@@ -1,8 +1,11 @@
 """What all tests share: no network, one thread, and tiny models."""
 
 import os
+import shutil
+import tempfile
 
 # Before any library reads them.
+os.environ["HF_DATASETS_CACHE"] = os.path.join(tempfile.gettempdir(), f"vidtune-tests-{os.getpid()}")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -10,6 +13,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
 
 TINY_VIDEOMAE = {
     "image_size": 32,

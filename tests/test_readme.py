@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from run_recipe import REPOSITORY
+from run_recipe import REPOSITORY, load_recipe
 from vidtune.arguments import parse
 
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -14,7 +14,7 @@ COMMANDS = [
     for path in DOCUMENTS
     for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
     for command in block.replace("\\\n", " ").splitlines()
-    if "recipes/finetune.py" in command and "--help" not in command
+    if re.search(r"recipes/(finetune|prepare_data|benchmark)\.py", command) and "--help" not in command
 ]
 
 
@@ -23,10 +23,15 @@ def test_there_are_commands_to_check():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_finetune_command_parses(command, monkeypatch):
+def test_every_command_parses(command, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     words = shlex.split(command, comments=True)
-    parse(words[words.index("recipes/finetune.py") + 1 :], "")
+    recipe = next(word for word in words if re.fullmatch(r"recipes/\w+\.py", word))
+    words = words[words.index(recipe) + 1 :]
+    module = load_recipe(recipe[len("recipes/") : -len(".py")])
+    if recipe == "recipes/benchmark.py":
+        assert words.pop(0) in module.COMMANDS
+    parse(words, "", module.SECTIONS, training="model" in module.SECTIONS)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -1,10 +1,22 @@
-"""A dataset of the Hub, or a copy of one in a folder, as rows."""
+"""A dataset of the Hub, or a copy of one in a folder, or a prepared dataset, as rows."""
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Video, concatenate_datasets, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    List,
+    Video,
+    concatenate_datasets,
+    get_dataset_config_names,
+    load_dataset,
+)
 from huggingface_hub import HfApi
 
 from vidtune.data.rows import SPLITS, class_label, video_features
@@ -13,55 +25,113 @@ from vidtune.errors import InputError, first_line
 HUB_TIMEOUT_SECONDS = 3.0
 
 
-def read_hub(name: str) -> DatasetDict:
+def read_hub(
+    name: str, config: str | None = None, revision: str | None = None, group_column: str | None = None
+) -> DatasetDict:
     """Load a dataset with a `Video` column from the Hub, or from a folder that holds a copy.
 
-    Videos that are bytes stay in the files of the cache: they are never all in memory.
+    Videos that are bytes stay in the files of the cache: they are never all in memory. Columns `video_id`, `group`,
+    `fold`, `start_seconds` and `end_seconds` are kept.
+
+    Args:
+        name: Id on the Hub, or a folder.
+        config: Which of its configurations.
+        revision: Branch, tag or commit on the Hub; what is read is the commit that it names now.
+        group_column: The column that names the group; `group`, where there is one, by default.
 
     Raises:
-        InputError: If it can't be reached, or has no column of videos or of labels.
+        InputError: If it can't be reached, or has no such configuration, or no column of videos or of labels.
     """
+    splits = _load(name, config, revision)
+    features = next(iter(splits.values())).features
+    video, label = _hub_columns(features, name)
+    if group_column and group_column not in features:
+        raise InputError(
+            f"split_by_group: {group_column!r} is no column of {name} (it has {', '.join(features)}); name one of them"
+        )
+    ids = _video_ids(splits)
+    parts: dict[str, list[Dataset]] = {}
+    columns: list[dict[str, list[Any]]] = []
+    labelled: list[tuple[Any, str, str]] = []
+    for split, part in splits.items():
+        if split.lower() not in SPLITS:
+            raise InputError(f"dataset: {name}: has a split {split!r}; only train, validation and test are known")
+        columns.append(_hub_values(part, label, group_column or "group", ids[split], name))
+        names = zip(columns[-1]["label"], ids[split], strict=True)
+        labelled += [(text, SPLITS[split.lower()], video_id) for text, video_id in names]
+    classes = class_label(labelled, name)
+    of_label = "labels" if isinstance(features[label], List) else "label"
+    wanted = video_features(classes, of_label, folds="fold" in features)
+    for (split, part), values in zip(splits.items(), columns, strict=True):
+        values[of_label] = [classes.str2int(text) for text in values.pop("label")]
+        part = part.select_columns([video]).cast_column(video, Video(decode=False)).rename_columns({video: "video"})
+        for column in [name for name in wanted if name != "video"]:
+            part = part.add_column(column, values[column], feature=wanted[column])
+        parts.setdefault(SPLITS[split.lower()], []).append(part)
+    order = sorted(parts, key=list(SPLITS.values()).index)
+    return DatasetDict({split: concatenate_datasets(parts[split]) for split in order})
+
+
+def _load(name: str, config: str | None, revision: str | None) -> DatasetDict:
+    """Load the splits of a dataset, at a commit that is known."""
+    is_folder, commit = Path(name).is_dir(), revision
     try:
-        if not (datasets.config.HF_HUB_OFFLINE or Path(name).is_dir()):
+        if not (datasets.config.HF_HUB_OFFLINE or is_folder):
             # load_dataset would try an unreachable Hub again and again for half a minute
-            HfApi().dataset_info(name, expand=["sha"], timeout=HUB_TIMEOUT_SECONDS)
-        splits = load_dataset(name)
+            commit = HfApi().dataset_info(name, revision=revision, expand=["sha"], timeout=HUB_TIMEOUT_SECONDS).sha
+        splits = load_dataset(name, config, revision=commit, cache_dir=_cache_of(Path(name)) if is_folder else None)
     except Exception as error:  # every library below raises its own
+        _check_config(name, config, commit, error)
         raise InputError(
             f"dataset: {name}: can't be loaded ({first_line(error)}); is it a local path, mend it; without a network, "
             "set HF_HUB_OFFLINE=1 if it was loaded here before, or fetch it elsewhere and give the folder: "
             f"hf download {name} --repo-type dataset --local-dir FOLDER"
         ) from None
-    video, label = _hub_columns(next(iter(splits.values())).features, name)
-    parts: dict[str, list[Dataset]] = {}
-    columns: list[dict[str, list[Any]]] = []
-    labelled: list[tuple[str, str, str]] = []
-    for split, part in splits.items():
-        if split.lower() not in SPLITS:
-            raise InputError(f"dataset: {name}: has a split {split!r}; only train, validation and test are known")
-        ids = [f"{split}/{number}" for number in range(len(part))]
-        columns.append(_hub_values(part, label, ids, name))
-        labelled += [(text, SPLITS[split.lower()], ids[row]) for row, text in enumerate(columns[-1]["label"])]
-    classes = class_label(labelled, name)
-    features = video_features(classes)
-    for (split, part), values in zip(splits.items(), columns, strict=True):
-        part = part.select_columns([video]).cast_column(video, Video(decode=False)).rename_columns({video: "video"})
-        for column, feature in features.items():
-            if column == "label":
-                part = part.add_column(column, classes.str2int(values[column]), feature=feature)
-            elif column != "video":
-                part = part.add_column(column, values[column], feature=feature)
-        parts.setdefault(SPLITS[split.lower()], []).append(part)
-    order = sorted(parts, key=list(SPLITS.values()).index)
-    return DatasetDict({split: concatenate_datasets(parts[split]) for split in order})
+    # Where the Hub can't be asked, load_dataset takes whatever its cache holds, of any commit.
+    cached = {Path(file["filename"]).parent.name for part in splits.values() for file in part.cache_files}
+    if commit and not is_folder and cached != {commit}:
+        held = f"the cache holds {name} at {', '.join(sorted(cached))}"
+        if datasets.config.HF_HUB_OFFLINE:
+            raise InputError(f"dataset_revision: {revision}: {held}; unset HF_HUB_OFFLINE to fetch it, or give that")
+        raise InputError(
+            f"dataset: {name}: can't be fetched at {commit}, and {held}; "
+            "try again, or set HF_HUB_OFFLINE=1 to read that"
+        )
+    return splits
+
+
+def _cache_of(folder: Path) -> str:
+    """A cache for one folder as it is now: datasets takes folders of one name for the same dataset."""
+    files = [(str(path), path.stat()) for path in [*sorted(folder.rglob("*.parquet")), *folder.glob("README.md")]]
+    state = [str(folder.resolve()), *((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)]
+    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / digest)
+
+
+def _check_config(name: str, config: str | None, commit: str | None, error: Exception) -> None:
+    """Raise an error that lists the configurations, if that is what a dataset could not be loaded for."""
+    if not isinstance(error, ValueError):
+        return
+    try:
+        configs = get_dataset_config_names(name, revision=commit)
+    except Exception:  # the first error says more
+        return
+    if config is None and "Config name is missing" in str(error):
+        raise InputError(f"dataset_config: missing; {name} has several, give one of {', '.join(configs)}") from None
+    if config is not None and config not in configs:
+        raise InputError(f"dataset_config: {name} has no {config!r}; give one of {', '.join(configs)}") from None
 
 
 def _hub_columns(features: Features, name: str) -> tuple[str, str]:
     """Which columns hold the videos and the labels."""
     videos = [column for column, feature in features.items() if isinstance(feature, Video)]
     labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    if "label" in features:
+        labels = ["label"]
+    elif isinstance(features.get("labels"), List):
+        labels = ["labels"]
     found: list[str] = []
-    for word, candidates in (("video", videos), ("label", ["label"] if "label" in features else labels)):
+    for word, candidates in (("video", videos), ("label", labels)):
         if word in candidates:
             candidates = [word]
         if len(candidates) != 1:
@@ -77,8 +147,17 @@ def _hub_columns(features: Features, name: str) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _hub_values(part: Dataset, label: str, ids: list[str], name: str) -> dict[str, list[Any]]:
-    """What a row says of its video, by column of ours; videos are not read."""
+def _video_ids(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:
+    """The ids that a dataset gives its videos, if these are unique, else split and number."""
+    if all("video_id" in part.column_names for part in splits.values()):
+        ids = {split: [str(video_id) for video_id in part["video_id"][:]] for split, part in splits.items()}
+        if len({video_id for part in ids.values() for video_id in part}) == sum(map(len, ids.values())):
+            return ids
+    return {split: [f"{split}/{number}" for number in range(len(part))] for split, part in splits.items()}
+
+
+def _hub_values(part: Dataset, label: str, group: str, ids: list[str], name: str) -> dict[str, list[Any]]:
+    """What a row says of its video, by column of ours, the label as text; videos are not read."""
 
     def read(column: str) -> list[Any]:
         if column not in part.column_names:
@@ -86,19 +165,25 @@ def _hub_values(part: Dataset, label: str, ids: list[str], name: str) -> dict[st
         values: list[Any] = part[column][:]
         return values
 
-    labels = read(label)
-    feature = part.features[label]
-    for video_id, value in zip(ids, labels, strict=True):
-        if value is None or (isinstance(feature, ClassLabel) and value < 0):
+    feature, labels, folds = part.features[label], read(label), read("fold")
+    several = label == "labels" and isinstance(feature, List)
+    of_one = feature.feature if several else feature
+    for video_id, value, fold in zip(ids, labels, folds, strict=True):
+        values = value if several and value is not None else [value]
+        if any(one is None or (isinstance(of_one, ClassLabel) and one < 0) for one in values):
             raise InputError(f"dataset: {name}: {video_id} has no label; choose another, or leave its split out")
-        if isinstance(value, list | dict):
-            raise InputError(f"dataset: {name}: label of {video_id} is {value!r}; one label a video is known")
-    to_text = feature.int2str if isinstance(feature, ClassLabel) else str
-    groups = zip(ids, read("group"), strict=True)
+        if any(isinstance(one, list | dict) for one in values):
+            raise InputError(
+                f"dataset: {name}: label of {video_id} is {value!r}; several labels stand in a column `labels`"
+            )
+        if "fold" in part.column_names and not isinstance(fold, int):
+            raise InputError(f"dataset: {name}: fold of {video_id} is {fold!r}; give a whole number")
+    to_text = of_one.int2str if isinstance(of_one, ClassLabel) else str
     return {
-        "label": [to_text(value) for value in labels],
+        "label": [[to_text(one) for one in value] if several else to_text(value) for value in labels],
         "video_id": ids,
-        "group": [video_id if group is None else str(group) for video_id, group in groups],
+        "group": [video_id if value is None else str(value) for video_id, value in zip(ids, read(group), strict=True)],
         "start_seconds": read("start_seconds"),
         "end_seconds": read("end_seconds"),
+        "fold": folds,
     }
