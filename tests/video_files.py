@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
@@ -139,3 +142,49 @@ def write_folder_dataset(
                 tinted = (frames // 2 + tints[class_number] // 2).astype(np.uint8)
                 write_video(root / split / name / f"{index:04d}.mp4", tinted, fps)
     return root
+
+
+def busy_frames(num_frames: int, height: int = 48, width: int = 64, seed: int = 0) -> Frames:
+    """Frames `(T, H, W, 3)` no two of which are alike: a texture that scrolls, some noise, a cut every 17 frames.
+
+    So an encoder has reason to use every kind of frame and of reference it knows.
+    """
+    generator = np.random.default_rng(seed)
+    frames = np.empty((num_frames, height, width, 3), np.uint8)
+    for index in range(num_frames):
+        if index % 17 == 0:
+            coarse = generator.integers(0, 256, ((height + 7) // 8 + 1, (width + 7) // 8 + 1, 3))
+            texture = coarse.repeat(8, axis=0).repeat(8, axis=1)
+        scrolled = np.roll(texture, (index, 2 * index), axis=(0, 1))[:height, :width]
+        frames[index] = (scrolled + generator.integers(-6, 7, (height, width, 1))).clip(0, 255)
+    return frames
+
+
+def ffmpeg_frames(path: Path | str) -> tuple[list[float], list[Frames]]:
+    """Seconds, from the first frame on, and upright pictures `(H, W, 3)` of a file as FFmpeg decodes it.
+
+    Knows nothing of indices, seeks and skipping: every frame is decoded, in order. What can't be decoded is passed
+    over, and so is what the end of the file cuts, which MPEG streams don't tell from the rest. Frames of a container
+    that has no times for them, or not in their order, follow each other at its rate.
+    """
+    reformatter = VideoReformatter()
+    times, pictures = [], []
+    with av.open(f"file:{path}", metadata_errors="replace") as container:
+        stream = container.streams.best("video")
+        stream.thread_type = "NONE"
+        for packet in container.demux(stream):
+            if packet.is_corrupt and container.format.name not in ("mpeg", "mpegts"):
+                continue
+            with suppress(av.error.InvalidDataError):
+                for frame in packet.decode():
+                    times.append(frame.pts)
+                    picture = reformatter.reformat(frame, format="rgb24", interpolation=0).to_ndarray()
+                    pictures.append(np.rot90(picture, frame.rotation // 90))
+        if None in times or times != sorted(times):
+            return [float(index / stream.average_rate) for index in range(len(times))], pictures
+        return [float((pts - times[0]) * stream.time_base) for pts in times], pictures
+
+
+def frame_on_screen(times: Sequence[float], seconds: float) -> int:
+    """The index of the frame that is on screen, of frames that appear at ascending `times` from 0 on."""
+    return max(0, bisect_right(times, seconds + 1e-6) - 1)

@@ -13,6 +13,9 @@ from vidtune.errors import InputError, VideoError
 # of MPEG streams, and never reaches the end of AVI with B-frames.
 FIT_FOR_TORCHCODEC = re.compile(rb"....(ftyp|moov|mdat|wide|free|skip)|\x1a\x45\xdf\xa3", re.DOTALL)
 
+# The first bytes of texts that FFmpeg follows to other files, and waits for where they are to grow.
+LISTS = (b"#EXTM3U", b"ffconcat")
+
 
 def open_video(
     source: str | Path | bytes,
@@ -45,6 +48,8 @@ def open_video(
         name, head, location = str(source), first_bytes(Path(source)), f"file:{source}"
     if not head:
         raise VideoError(f"{name}: the file is empty")
+    if head.startswith(LISTS):
+        raise VideoError(f"{name}: is a list of other files, not a video")
     if decoder == "torchcodec":
         if not FIT_FOR_TORCHCODEC.match(head):
             raise VideoError(f"{name}: torchcodec misses frames of this kind of file; use decoder: auto")

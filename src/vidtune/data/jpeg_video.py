@@ -67,7 +67,7 @@ class JpegVideo(Video):
         path = Path() if isinstance(source, bytes) else Path(source.removeprefix("file:"))
         self._file = io.BytesIO(source) if isinstance(source, bytes) else path.open("rb")
         try:
-            with av.open(self._file) as container:
+            with av.open(self._file, metadata_errors="replace") as container:
                 stream = container.streams.video[0]
                 entries = [(entry.timestamp, entry.pos, entry.size) for entry in stream.index_entries]
                 base, fps = stream.time_base, float(stream.average_rate or 1)
@@ -91,9 +91,9 @@ class JpegVideo(Video):
             if index != position:
                 begin, size = self._places[index]
                 self._file.seek(begin)
-                content = bytearray(self._file.read(size))  # torch warns of memory that can't be written to
+                content = bytearray(self._file.read(max(0, size)))  # torch warns of memory that can't be written to
                 try:
-                    if len(content) < size:
+                    if not 0 < len(content) == size:
                         raise RuntimeError("the file ends before its last frame")
                     frame = decode_jpeg(torch.frombuffer(content, dtype=torch.uint8))
                 except RuntimeError as error:

@@ -62,7 +62,7 @@ class PyavVideo(Video):
             self._timeline: Timeline | None = None
             length = self._header_length() if indexed else None
             num_frames, seconds = length or self._scan()
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, IndexError) as error:  # PyAV's, of a stream that comes up while it reads
             raise undecodable(name, error) from None
         super().__init__(name, num_frames, seconds, start, end)
 
@@ -85,15 +85,23 @@ class PyavVideo(Video):
     def _scan(self) -> tuple[int, float]:
         """Read the times of all frames off their packets; returns number of frames and seconds of content."""
         packets, timeless = [], 0
+        first_key = last_key = -math.inf
         for packet in self._packets():
+            pts = _times_of(packet)[0]
+            if packet.is_keyframe and pts is not None:
+                if pts < last_key:
+                    raise VideoError(f"{self._name}: its times go back, as of joined recordings; re-encode it")
+                first_key, last_key = (pts if math.isinf(first_key) else first_key), pts
             if _has_time(packet):
                 packets.append(_times_of(packet))
             elif packet.size and not packet.is_discard:
                 timeless += 1
-        if not packets:
-            raise VideoError(f"{self._name}: holds no frames with times")
         if timeless and self._skips:
             raise VideoError(f"{self._name}: {timeless} of its {timeless + len(packets)} frames have no time")
+        # What comes before the first keyframe can't be decoded: a recording that begins amid a group of pictures.
+        packets = [packet for packet in packets if packet[0] >= first_key]
+        if not packets:
+            raise VideoError(f"{self._name}: holds no frames with times")
         self._timeline = _timeline(packets)
         self._first = self._timeline.pts[0]
         span = max(pts + duration for pts, duration, _ in packets) - self._first
@@ -137,7 +145,7 @@ class PyavVideo(Video):
                 return
             for part in _neighbours(times):
                 yield from self._decode(self._timeline_around(part[0], part[-1], slack_seconds), part)
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, IndexError) as error:
             raise undecodable(self._name, error) from None
 
     def _timeline_around(self, first: float, last: float, slack_seconds: float) -> Timeline:
