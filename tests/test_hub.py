@@ -434,3 +434,35 @@ def test_a_card_for_a_model_that_is_only_saved() -> None:
     text = card(repo_id=None, base_model=None)
     assert text.startswith("---\n") and "# videomae-data" in text
     assert "trained from scratch" in text and 'model="path/to/this/folder"' in text
+
+
+# Datasets
+
+
+def test_a_dataset_has_a_repository_of_its_own_kind(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    files = ["README.md", "data/train-00000-of-00001.parquet"]
+    repo_id = check_access("clips", private=True, repo_type="dataset")
+    assert repo_id == "tester/clips" and list(hub.repos) == ["datasets/tester/clips"]
+    assert hub.repos["datasets/tester/clips"].private
+    url = publish(tmp_path, repo_id, files, "Prepare with vidtune", repo_type="dataset")
+    _, commit = hub.repos["datasets/tester/clips"].commits
+    assert url.endswith(commit.oid)
+    assert {name: blob.data for name, blob in commit.files.items()} == {n: (tmp_path / n).read_bytes() for n in files}
+
+
+def test_errors_of_a_dataset_name_its_option_and_a_command_for_it(hub: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^hub_dataset_id: cannot publish 'google/x' \(403 .*write access$"):
+        check_access("google/x", repo_type="dataset")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    repo_id = check_access("clips", repo_type="dataset")
+    hub.fail("POST .*/commit/main", 403)
+    with pytest.raises(PublishError) as caught:
+        publish(tmp_path, repo_id, ["README.md"], "Prepare with vidtune", repo_type="dataset")
+    hub.faults.clear()
+    _, *arguments = shlex.split(str(caught.value).split("publish it with: ")[1])
+    cli = shutil.which("hf", path=Path(sys.executable).parent)
+    subprocess.run([cli, *arguments], check=True, capture_output=True)
+    assert set(hub.repos["datasets/tester/clips"].commits[-1].files) == {"README.md"}

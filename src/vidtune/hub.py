@@ -14,8 +14,8 @@ from vidtune.errors import InputError, PublishError, first_line
 logger = logging.getLogger(__name__)
 
 
-def check_access(repo_id: str, private: bool | None = None) -> str:
-    """Make sure, before training, that its model can be published; create the repository if missing.
+def check_access(repo_id: str, private: bool | None = None, repo_type: str = "model") -> str:
+    """Make sure, before the work, that its result can be published; create the repository if missing.
 
     The token comes from the environment (`HF_TOKEN`) or from `hf auth login`, never from a config, which is
     saved and published.
@@ -23,6 +23,7 @@ def check_access(repo_id: str, private: bool | None = None) -> str:
     Args:
         repo_id: `user/name`, or `name` for a repository of the token's own user.
         private: Whether a repository created here is private; None is the Hub's default.
+        repo_type: `model` or `dataset`.
 
     Returns:
         The full `user/name`.
@@ -34,26 +35,26 @@ def check_access(repo_id: str, private: bool | None = None) -> str:
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    token = get_token()
+    field, token = f"hub_{repo_type}_id", get_token()
     if token is None:
-        raise InputError(f"hub_model_id: no token to publish {repo_id!r}: run `hf auth login` or set HF_TOKEN")
+        raise InputError(f"{field}: no token to publish {repo_id!r}: run `hf auth login` or set HF_TOKEN")
     api = HfApi(token=token)
     try:
-        full_id: str = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        full_id: str = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
         # `exist_ok` also passes on a repository that the token can only read.
-        api.auth_check(full_id, write=True)
+        api.auth_check(full_id, repo_type=repo_type, write=True)
     except HFValidationError as error:
-        raise InputError(f"hub_model_id: {repo_id!r} is not `user/name` ({_reason(error)}): mend it") from error
+        raise InputError(f"{field}: {repo_id!r} is not `user/name` ({_reason(error)}): mend it") from error
     except HfHubHTTPError as error:
         remedy = {
             401: "the token is refused: run `hf auth login` or set HF_TOKEN to a valid one",
             403: "the token may not write there: take a namespace of yours or a token with write access",
-        }.get(error.response.status_code, "try again later, or train with push_to_hub: false")
-        raise InputError(f"hub_model_id: cannot publish {repo_id!r} ({_reason(error)}): {remedy}") from error
+        }.get(error.response.status_code, "try again later, or leave out push_to_hub")
+        raise InputError(f"{field}: cannot publish {repo_id!r} ({_reason(error)}): {remedy}") from error
     except Exception as error:  # of the transport, whose library changed between versions of the client
         raise InputError(
-            f"hub_model_id: cannot reach {api.endpoint} to publish {repo_id!r} ({_reason(error)}):"
-            " check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or train with push_to_hub: false"
+            f"{field}: cannot reach {api.endpoint} to publish {repo_id!r} ({_reason(error)}):"
+            " check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or leave out push_to_hub"
         ) from error
     return full_id
 
@@ -105,7 +106,12 @@ def locate(name: str, field: str = "model_name_or_path", revision: str | None = 
 
 
 def publish(
-    folder: Path, repo_id: str, files: Sequence[str], message: str, waits: Sequence[float] = (2, 8, 30)
+    folder: Path,
+    repo_id: str,
+    files: Sequence[str],
+    message: str,
+    waits: Sequence[float] = (2, 8, 30),
+    repo_type: str = "model",
 ) -> str:
     """Upload files of a folder in one commit, trying again where a failure may pass.
 
@@ -118,6 +124,7 @@ def publish(
         files: Names relative to `folder`; nothing else is uploaded.
         message: Title of the commit.
         waits: Seconds before each further attempt.
+        repo_type: `model` or `dataset`.
 
     Returns:
         The URL of the commit.
@@ -132,12 +139,14 @@ def publish(
     while True:
         try:
             additions = [CommitOperationAdd(name, folder / name) for name in files]
-            return str(HfApi().create_commit(repo_id, additions, commit_message=message).commit_url)
-        except Exception as error:  # whatever failed, the model is trained and saved: say where
+            commit = HfApi().create_commit(repo_id, additions, commit_message=message, repo_type=repo_type)
+            return str(commit.commit_url)
+        except Exception as error:  # whatever failed, the work is done and saved: say where
             pause = next(pauses, None)
             if pause is None or _is_final(error):
                 include = [word for name in files for word in ("--include", name)]
-                command = shlex.join(["hf", "upload", repo_id, str(folder), ".", *include])
+                kind = [] if repo_type == "model" else ["--repo-type", repo_type]
+                command = shlex.join(["hf", "upload", repo_id, str(folder), ".", *kind, *include])
                 raise PublishError(
                     f"publishing to {repo_id} failed ({_reason(error)}); everything is saved in {folder},"
                     f" publish it with: {command}"
