@@ -13,11 +13,19 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
-from vidtune.arguments import Arguments, DataArguments, parse
+from vidtune.arguments import (
+    DataArguments,
+    ModelArguments,
+    PublishArguments,
+    SourceArguments,
+    TuningArguments,
+    parse,
+)
 from vidtune.card import model_card, without_secrets
 from vidtune.errors import InputError, exit_code
 from vidtune.hub import check_access, publish
@@ -31,24 +39,30 @@ from vidtune.training.checkpoints import (
     write_text,
 )
 
+SECTIONS = {
+    "source": SourceArguments,
+    "data": DataArguments,
+    "model": ModelArguments,
+    "tuning": TuningArguments,
+    "publish": PublishArguments,
+}
+
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Train, score, save and publish; the report is returned, and written by the first process."""
     started = time.perf_counter()
     argv = sys.argv[1:] if argv is None else argv
-    options = parse(argv, __doc__)
-    data, publishing = options.data, options.publish
+    options = parse(argv, __doc__, SECTIONS)
+    source, publishing = options.source, options.publish
     output_dir = Path(options.training.setdefault("output_dir", "outputs/finetune"))
     resume = options.training.pop("resume_from_checkpoint", None)
 
     # What can be refused is refused here, before the seconds that importing torch takes
-    from vidtune.data.sources import is_hub_id, load_videos
-    from vidtune.data.splits import split_videos
+    from vidtune.data.sources import is_hub_id
 
     check_output_dir(output_dir, resume=bool(resume), overwrite=publishing.overwrite)
     checkpoint = find_checkpoint(resume, output_dir) if resume else None
-    seed = options.training.get("seed", 42)
-    videos = split_videos(load_videos(data.dataset), data.validation_fraction, data.test_fraction, seed)
+    videos, split = split_source(source, seed=options.training.get("seed", 42))
     push = publishing.push_to_hub
     repo_id = check_access(publishing.hub_model_id, publishing.hub_private_repo) if push else None
 
@@ -73,13 +87,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.save_model()
     report = build_report(trainer, clips, newly_initialised, result.metrics, options, argv)
-    report["seconds"] = time.perf_counter() - started
+    report |= {"split": split, "seconds": time.perf_counter() - started}
     if not is_first_process:
         return report
     write_text(output_dir / "config.yaml", config)
     write_text(output_dir / "report.json", without_secrets(to_json(report)))
-    names = {"base_model": options.model.model_name_or_path, "dataset": data.dataset}
-    card = model_card(repo_id, report, **names, dataset_on_hub=is_hub_id(data.dataset), license=publishing.hub_license)
+    names = {"base_model": options.model.model_name_or_path, "dataset": source.dataset}
+    on_hub = is_hub_id(source.dataset)
+    card = model_card(repo_id, report, **names, dataset_on_hub=on_hub, license=publishing.hub_license)
     write_text(output_dir / "README.md", card)
     close_output_dir(lock)
 
@@ -94,19 +109,46 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return report
 
 
-def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any], list[str]]:
+def split_source(source: SourceArguments, seed: int) -> tuple[Any, dict[str, Any]]:
+    """Load the videos, group and split them; returns rows by split, and what the report says of the split."""
+    from vidtune.data.sources import load_videos
+    from vidtune.data.splits import describe_split, group_by_pattern, split_videos
+
+    videos = load_videos(
+        source.dataset,
+        source.dataset_format,
+        config=source.dataset_config,
+        revision=source.dataset_revision,
+        split_number=source.split_number,
+        group_column=source.split_by_group,
+    )
+    videos = group_by_pattern(videos, source.group_pattern)
+    splits = split_videos(
+        videos,
+        source.validation_fraction,
+        source.test_fraction,
+        seed,
+        folds=source.folds,
+        fold=source.fold,
+        allow_leakage=source.allow_leakage,
+    )
+    return splits, describe_split(videos, splits, seed, source.fold)
+
+
+def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str, Any], list[str]]:
     """Make model, clips and trainer; returns trainer, clips by split, and the parameters that start at random."""
     from transformers import set_seed
     from transformers.utils import logging
 
     from vidtune.data.clips import ClipFormat
+    from vidtune.data.splits import label_names
     from vidtune.models.auto import clip_settings, load_model, read_config
     from vidtune.models.processors import load_processors, normalisation
     from vidtune.training.trainer import VideoTrainer, training_arguments
 
     logging.disable_progress_bar()  # those of reading and writing weights; training keeps its own
-    data, model = options.data, options.model
-    labels = videos["train"].features["label"].names
+    data, model, tuning = options.data, options.model, options.tuning
+    labels, multi_label = label_names(videos["train"]), "labels" in videos["train"].column_names
     checkpoint = {"model_name_or_path": model.model_name_or_path, "revision": model.model_revision}
     config = read_config(
         **checkpoint,
@@ -116,13 +158,21 @@ def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any],
         num_frames=data.num_frames,
         image_size=data.image_size,
     )
-    args = training_arguments(options.training, model.precision)
+    args = training_arguments(
+        options.training,
+        model.precision,
+        base_learning_rate=tuning.base_learning_rate,
+        min_learning_rate=tuning.min_learning_rate,
+        multi_label=multi_label,
+    )
     clip = ClipFormat(**clip_settings(config, data.sampling, data.fps))
-    clips = build_clips(data, videos, clip, args.seed)
+    clips = build_clips(data, tuning, videos, clip, args.seed)
     processors = load_processors(**checkpoint, config=config)
     mean, std = normalisation(processors[0])
     set_seed(args.seed)
-    network, newly_initialised = load_model(config, **checkpoint)
+    network, newly_initialised = load_model(config, **checkpoint, weights=model.weights)
+    network.config.problem_type = f"{'multi' if multi_label else 'single'}_label_classification"  # for the pipeline
+    tune(network, tuning, newly_initialised)
     trainer = VideoTrainer(
         network,
         args,
@@ -131,15 +181,65 @@ def build_trainer(options: Arguments, videos: Any) -> tuple[Any, dict[str, Any],
         label_names=labels,
         processors=processors,
         on_error=data.on_error,
+        multi_label=multi_label,
         train_dataset=clips["train"],
         eval_dataset=clips["validation"],
+        **training_pieces(tuning, videos["train"]),
     )
     return trainer, clips, newly_initialised
 
 
-def build_clips(data: DataArguments, videos: Any, clip: Any, seed: int) -> dict[str, Any]:
+def tune(network: Any, tuning: TuningArguments, newly_initialised: list[str]) -> None:
+    """Choose what is trained of a model, and regularise it."""
+    from vidtune.models.regularisation import scale_head, set_drop_path, set_head_dropout
+
+    if tuning.tuning != "full":
+        raise InputError(f"tuning: {tuning.tuning} is not available yet; use full")
+    if tuning.head_init_scale != 1:
+        if not any("classifier." in name for name in newly_initialised):
+            raise InputError("head_init_scale: the checkpoint's head is kept, not initialised; leave it out")
+        scale_head(network, tuning.head_init_scale)
+    if tuning.drop_path is not None:
+        set_drop_path(network, tuning.drop_path)
+    if tuning.head_dropout is not None:
+        set_head_dropout(network, tuning.head_dropout)
+
+
+def training_pieces(tuning: TuningArguments, videos: Any) -> dict[str, Any]:
+    """Say what VideoTrainer adds to Trainer: keyword arguments."""
+    from transformers import EarlyStoppingCallback
+
+    from vidtune.data.splits import label_names, multi_hot
+    from vidtune.training.losses import label_weights, row_weights
+    from vidtune.training.mixing import Mixing
+
+    pieces: dict[str, Any] = {
+        name: getattr(tuning, name) for name in ("layer_decay", "learning_rate_steps", "focal_gamma", "ema_decay")
+    }
+    if tuning.mixup or tuning.cutmix:
+        pieces["mixing"] = Mixing(tuning.mixup, tuning.cutmix, tuning.mix_probability, tuning.mix_switch_probability)
+    if tuning.class_weights:
+        several = "labels" in videos.column_names
+        pieces["label_weights"] = label_weights(tuning.class_weights, multi_hot(videos), label_names(videos), several)
+    if tuning.balanced_sampling:
+        pieces["row_weights"] = row_weights(multi_hot(videos))
+    if tuning.early_stopping_patience:
+        pieces["callbacks"] = [EarlyStoppingCallback(tuning.early_stopping_patience)]
+    return pieces
+
+
+def build_clips(data: DataArguments, tuning: TuningArguments, videos: Any, clip: Any, seed: int) -> dict[str, Any]:
     """Make the clips of each split, and try some videos, and a transform of the user's own, before training does."""
     from vidtune.data.clips import EvaluationClips, TrainingClips, unreadable_videos
+    from vidtune.data.splits import label_names
+    from vidtune.data.transforms import mirrored_labels
+
+    mirrored = mirrored_labels(label_names(videos["train"])) if tuning.flip_guard and not data.train_transform else []
+    if mirrored and data.horizontal_flip:
+        raise InputError(
+            f"horizontal_flip: {data.horizontal_flip} makes a clip of {mirrored[0][0]!r} one of {mirrored[0][1]!r}; "
+            "set it to 0, or add --flip_guard false"
+        )
 
     if data.on_error == "raise":
         problems = [problem for part in videos.values() for problem in unreadable_videos(part, data.decoder)]
@@ -152,6 +252,7 @@ def build_clips(data: DataArguments, videos: Any, clip: Any, seed: int) -> dict[
     augmentation = {
         name: getattr(data, name) for name in ("crop_scale", "crop_ratio", "horizontal_flip", "color_jitter")
     }
+    augmentation |= {name: getattr(tuning, name) for name in ("num_sample", "rand_augment", "random_erasing")}
     clips: dict[str, Any] = {
         "train": TrainingClips(
             videos["train"], clip, seed=seed, decoder=data.decoder, transform=data.train_transform, **augmentation
@@ -171,7 +272,7 @@ def build_report(
     clips: dict[str, Any],
     newly_initialised: list[str],
     train_metrics: dict[str, float],
-    options: Arguments,
+    options: SimpleNamespace,
     argv: list[str],
 ) -> dict[str, Any]:
     """Score validation and test by video, and gather everything that a reader of the run asks for."""
@@ -198,7 +299,8 @@ def build_report(
         if split in clips:
             output = trainer.predict(clips[split], metric_key_prefix=split)
             metrics[split] = video_metrics(output.predictions, output.label_ids, labels)
-            failed_rows[split] = np.flatnonzero(output.label_ids == FAILED).tolist()
+            first_labels = output.label_ids.reshape(len(clips[split]), -1)[:, 0]
+            failed_rows[split] = np.flatnonzero(first_labels == FAILED).tolist()
             throughput[f"{split}_videos_per_second"] = output.metrics[f"{split}_samples_per_second"]
     return {
         "recipe": "finetune",
@@ -211,6 +313,10 @@ def build_report(
             "parameters": trainer.model.num_parameters(),
             "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
             "newly_initialised": newly_initialised,
+        },
+        "optimisation": {
+            "learning_rate": trainer.args.learning_rate,
+            "total_batch": trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps * processes,
         },
         "labels": labels,
         "clip": dataclasses.asdict(clips["train"].clip),

@@ -5,26 +5,44 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from vidtune.arguments import REFUSED_TRAINING_FIELDS, SECTIONS, SHOWN_TRAINING_FIELDS, Arguments, parse
+from vidtune.arguments import (
+    REFUSED_TRAINING_FIELDS,
+    SHOWN_TRAINING_FIELDS,
+    BenchmarkArguments,
+    DataArguments,
+    ModelArguments,
+    PrepareArguments,
+    PublishArguments,
+    SourceArguments,
+    parse,
+)
 from vidtune.errors import InputError, exit_code
 from vidtune.schema import RANGES, check_value, training_fields
 
 ROOT = Path(__file__).parents[1]
 SCRATCH = ["--config_name", "videomae"]
+FINETUNE = {"source": SourceArguments, "data": DataArguments, "model": ModelArguments, "publish": PublishArguments}
+PREPARE = {"source": SourceArguments, "prepare": PrepareArguments}
 
 
-def read(*argv: str, config: str | None = None, folder: Path | None = None) -> Arguments:
+def read(*argv: str, config: str | None = None, folder: Path | None = None) -> SimpleNamespace:
     """Parse a command line after a config that is given as text."""
     words = list(argv)
     if config is not None and folder is not None:
         (folder / "run.yaml").write_text(config, encoding="utf-8")
         words = ["--config", str(folder / "run.yaml"), *words]
-    return parse([*SCRATCH, *words], "A recipe.")
+    return parse([*SCRATCH, *words], "A recipe.", FINETUNE)
+
+
+def read_prepare(*argv: str) -> SimpleNamespace:
+    """Parse the command line of a recipe that trains nothing."""
+    return parse(argv, "A recipe.", PREPARE, training=False)
 
 
 # Values
@@ -32,7 +50,8 @@ def read(*argv: str, config: str | None = None, folder: Path | None = None) -> A
 
 def test_defaults() -> None:
     options = read()
-    assert options.data.dataset == "demo" and options.data.crop_scale == [0.5, 1.0]
+    assert options.source.dataset == "demo" and options.source.fold is None and options.source.split_number == 1
+    assert options.data.crop_scale == [0.5, 1.0]
     assert options.data.num_frames is None and options.data.spatial_crops == 1
     assert options.model.config_name == "videomae" and options.model.config_overrides == {}
     assert options.publish.push_to_hub is False and options.publish.hub_private_repo is None
@@ -44,11 +63,11 @@ def test_defaults_are_not_shared_between_runs() -> None:
     assert read().data.crop_scale == [0.5, 1.0]
 
 
-def test_every_default_fits_its_own_type() -> None:
-    for section in SECTIONS.values():
-        for name, value in dataclasses.asdict(section()).items():
-            hint = {item.name: item for item in dataclasses.fields(section)}[name].type
-            assert check_value(name, value, hint) == value
+@pytest.mark.parametrize("section", [*FINETUNE.values(), PrepareArguments, BenchmarkArguments])
+def test_every_default_fits_its_own_type(section: type) -> None:
+    for name, value in dataclasses.asdict(section()).items():
+        hint = {item.name: item for item in dataclasses.fields(section)}[name].type
+        assert check_value(name, value, hint) == value
 
 
 def test_the_command_line_overrides_the_config_and_the_config_the_defaults(tmp_path: Path) -> None:
@@ -161,9 +180,56 @@ def test_the_config_of_a_run_reproduces_it(tmp_path: Path) -> None:
     options = read(*words, "--resume_from_checkpoint", "auto", "--overwrite")
     assert not {"resume_from_checkpoint", "overwrite"} & options.config.keys()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(options.config))
-    again = parse(["--config", str(tmp_path / "config.yaml")], "A recipe.")
+    again = parse(["--config", str(tmp_path / "config.yaml")], "A recipe.", FINETUNE)
     assert again.config == options.config
-    assert (again.data, again.model) == (options.data, options.model)
+    assert (again.source, again.data, again.model) == (options.source, options.data, options.model)
+
+
+# Recipes with other sections
+
+
+def test_a_recipe_that_trains_nothing_has_its_own_sections_only(tmp_path: Path) -> None:
+    words = ["--dataset", "~/videos", "--folds", "5", "--output_dir", "~/prepared", "--quality", "95", "--overwrite"]
+    options = read_prepare(*words)
+    assert vars(options).keys() == {"source", "prepare", "training", "config"}
+    assert options.training == {} and options.prepare.overwrite is True and options.prepare.seed == 42
+    assert options.source.dataset == os.path.expanduser("~/videos")
+    assert options.prepare.output_dir == os.path.expanduser("~/prepared")
+    own = {item.name for section in PREPARE.values() for item in dataclasses.fields(section)}
+    assert options.config.keys() == own - {"overwrite"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(options.config))
+    again = read_prepare("--config", str(tmp_path / "config.yaml"))
+    assert again.config == options.config and again.source == options.source
+
+
+def test_the_help_of_a_recipe_shows_its_own_sections_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_prepare("--help")
+    shown = capsys.readouterr().out
+    assert "--short_side" in shown and "--group_pattern" in shown and "(default: 90)" in shown
+    assert "--crop_scale" not in shown and "TrainingArguments" not in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--learning_rate 1", ["learning_rate: unknown key"]),
+        ("--crop_scale 1 1", ["crop_scale: unknown key"]),
+        ("--hub_token hf_secret", ["hub_token: unknown key"]),
+        ("--quality 0", ["quality: got 0", "greater than or equal to 1"]),
+        ("--quality 101", ["quality: got 101", "less than or equal to 100"]),
+        ("--codec hevc", ["codec: got 'hevc'", "'jpeg' or 'h264'"]),
+        ("--num_proc 0", ["num_proc: got 0"]),
+        ("--time_limit_seconds 0", ["time_limit_seconds: got 0", "greater than 0"]),
+        ("--push_to_hub", ["hub_dataset_id: missing", "--hub_dataset_id user/name"]),
+        ("--fold 5 --folds 5", ["fold: got 5", "0 to 4"]),
+    ],
+)
+def test_bad_command_lines_of_a_recipe_that_trains_nothing(words: str, expected: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read_prepare(*words.split())
+    assert_one_line(caught.value, expected)
+    assert "hf_secret" not in str(caught.value)
 
 
 # Fields of transformers
@@ -249,6 +315,14 @@ BAD_COMMAND_LINES = [
     ),
     ("--push_to_hub", ["hub_model_id: missing", "--hub_model_id user/name"]),
     ("--validation_fraction 0.5 --test_fraction 0.5", ["validation_fraction: 0.5", "test_fraction: 0.5", "smaller"]),
+    ("--split_by_group scene --group_pattern x", ["group_pattern: 'x'", "split_by_group: 'scene'", "give one"]),
+    ("--group_pattern _g(", ["group_pattern: got '_g('", "no regular expression", "mend it"]),
+    ("--group_pattern=", ["group_pattern: got ''", "at least 1 character"]),
+    ("--fold 5 --folds 5", ["fold: got 5; folds: 5 are numbered 0 to 4"]),
+    ("--fold -1", ["fold: got -1", "greater than or equal to 0"]),
+    ("--folds 1", ["folds: got 1", "greater than or equal to 2"]),
+    ("--split_number 4", ["split_number: got 4", "1, 2 or 3"]),
+    ("--dataset_format avi", ["dataset_format: got 'avi'", "'folder'", "'kinetics'"]),
     ("--fps 15 --sampling segments", ["fps: 15.0 goes with sampling: dense"]),
     ("--train_transform transforms.py", ["train_transform: got 'transforms.py'", "module:function"]),
     ("--precision fp32 --bf16", ["bf16: True contradicts precision: fp32", "one of them"]),

@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value, Video
+from datasets import ClassLabel, Dataset, Features, List, Value, Video
 from torch.utils.data import DataLoader
 
 from video_files import counting_frames, frame_indices, moving_square, write_video
@@ -65,6 +65,12 @@ def broken(tmp_path_factory):
     (folder / "empty.mp4").touch()
     whole = write_video(folder / "whole.mp4", moving_square(12), fps=12)
     return rows([folder / "text.mp4", whole, folder / "empty.mp4", folder / "missing.mp4"])
+
+
+def several(videos, labels):
+    """The same videos with lists of labels, of three that there are."""
+    feature = List(ClassLabel(names=["a", "b", "c"]))
+    return videos.remove_columns("label").add_column("labels", labels, feature=feature)
 
 
 @pytest.fixture
@@ -260,6 +266,80 @@ def test_both_decoders_give_the_same_clip(videos):
     assert torch.equal(*clips)
 
 
+# Several clips of a video
+
+
+def test_the_clips_of_a_video_are_of_the_same_frames_each_augmented_on_its_own(counting):
+    clips = TrainingClips(rows([counting]), ClipFormat(4, 32), num_sample=3, **WHOLE_PICTURE)
+    for epoch in range(5):
+        one, two, three = clips[epoch, 0]["pixel_values"]
+        assert torch.equal(one, two) and torch.equal(one, three)  # nothing is drawn but the frames
+    clips = TrainingClips(rows([counting]), ClipFormat(4, 32), num_sample=3, color_jitter=0.5)
+    one, two, three = clips[0, 0]["pixel_values"]
+    assert not torch.equal(one, two) and not torch.equal(one, three) and not torch.equal(two, three)
+
+
+def test_more_clips_of_a_video_leave_the_first_as_it_was(videos):
+    one, three = (TrainingClips(videos, CLIP, seed=3, color_jitter=0.3, num_sample=number) for number in (1, 3))
+    clip = one[1, 2]["pixel_values"]
+    assert clip.shape == (4, 3, 16, 16)
+    assert three[1, 2]["pixel_values"].shape == (3, 4, 3, 16, 16)
+    assert torch.equal(three[1, 2]["pixel_values"][0], clip)
+    assert torch.equal(three[1, 2]["pixel_values"], three[1, 2]["pixel_values"])
+
+
+def test_each_clip_of_a_video_is_a_draw_of_a_transform_of_the_users(videos, transforms):
+    name = transforms(PYTORCHVIDEO)
+    one, two = TrainingClips(videos, CLIP, transform=f"{name}:train", num_sample=2)[0, 0]["pixel_values"]
+    assert not torch.equal(one, two)
+
+
+def test_a_transform_that_works_in_place_changes_its_own_clip_alone(videos, transforms):
+    name = transforms("def train(clip): return clip.bitwise_not_()[..., :16, :16]")
+    one, two = TrainingClips(videos, CLIP, transform=f"{name}:train", num_sample=2)[0, 0]["pixel_values"]
+    assert torch.equal(one, two)
+
+
+def test_a_row_that_is_drawn_again_gives_another_clip(videos):
+    clips = TrainingClips(videos, CLIP, seed=3, num_sample=2, color_jitter=0.3)
+    drawn = torch.cat([clips[1, 2]["pixel_values"], clips[1, 2, 1]["pixel_values"], clips[1, 2, 2]["pixel_values"]])
+    for index, clip in enumerate(drawn):
+        assert not any(torch.equal(clip, other) for other in drawn[:index])
+    assert torch.equal(clips[1, 2, 0]["pixel_values"], clips[1, 2]["pixel_values"])
+
+
+def test_all_augmentations_give_the_same_in_workers(videos):
+    options = {"rand_augment": "rand-m7-n4-mstd0.5-inc1", "random_erasing": 0.5, "num_sample": 2}
+    clips = TrainingClips(videos, CLIP, seed=3, **options)
+    loaders = [
+        DataLoader(clips, batch_size=2, sampler=EpochSampler(5, 1, [1, 2, 3, 4, 5]), collate_fn=collate, num_workers=n)
+        for n in (0, 2)
+    ]
+    for one, two in zip(*loaders, strict=True):
+        assert torch.equal(one["pixel_values"], two["pixel_values"]) and torch.equal(one["rows"], two["rows"])
+
+
+# Several labels of a video
+
+
+def test_several_labels_are_a_one_for_each(videos):
+    videos = several(videos, [[0], [2, 1], [], [2], [0, 1, 2]])
+    expected = [[1, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 1, 1]]
+    training = collate([TrainingClips(videos, CLIP)[0, row] for row in range(5)])["labels"]
+    evaluation = collate([EvaluationClips(videos, CLIP)[row] for row in range(5)])["labels"]
+    for labels in (training, evaluation):
+        assert labels.dtype == torch.float32 and labels.tolist() == expected
+
+
+def test_all_labels_of_a_broken_video_are_those_of_failures(broken):
+    videos = several(broken, [[0], [0, 2], [], [1]])
+    clips = TrainingClips(videos, CLIP, num_sample=2)
+    batch = collate([clips[0, row] for row in (0, 1, 2)])
+    assert batch["labels"].tolist() == [[FAILED] * 3] * 2 + [[1, 0, 1]] * 2 + [[FAILED] * 3] * 2
+    assert batch["failed_rows"] == [0, 2]
+    assert EvaluationClips(videos, CLIP)[0]["labels"].tolist() == [FAILED] * 3
+
+
 # Order and batches
 
 
@@ -276,6 +356,67 @@ def test_an_epoch_holds_every_row_once_in_an_order_of_its_own():
     assert orders[0] != orders[1] != orders[2] != orders[0] != list(range(50))
     other = EpochSampler(50, seed=2)
     assert [row for _, row in other] != orders[0]
+
+
+def weighted_rows(weights, epoch=0, seed=1):
+    sampler = EpochSampler(len(weights), seed, weights)
+    sampler.epoch = epoch
+    indices = list(sampler)
+    assert len(indices) == len(sampler) == len(weights)
+    assert {index[0] for index in indices} == {epoch}
+    return [index[1] for index in indices]
+
+
+def test_weighted_rows_are_drawn_in_proportion():
+    weights = [1.0] * 900 + [9.0] * 100  # a tenth of the videos, half of the weight
+    drawn = np.concatenate([weighted_rows(weights, epoch) for epoch in range(20)])
+    assert abs((drawn >= 900).mean() - 0.5) < 0.02
+    assert len(set(drawn.tolist())) > 990
+
+
+def test_rows_without_weight_are_never_drawn():
+    assert set(weighted_rows([0, 2, 0, 0, 1, 0, 0, 0])) == {1, 4}
+
+
+def test_weighted_rows_are_decided_by_seed_and_epoch():
+    weights = list(range(1, 51))
+    assert weighted_rows(weights) == weighted_rows(weights)
+    assert weighted_rows(weights) == weighted_rows([weight / 7 for weight in weights])
+    assert weighted_rows(weights) != weighted_rows(weights, epoch=1)
+    assert weighted_rows(weights) != weighted_rows(weights, seed=2)
+
+
+def test_no_index_is_drawn_twice():
+    sampler = EpochSampler(6, 0, [1, 1, 1, 1, 1, 20])
+    indices = list(sampler)
+    assert len(set(indices)) == 6
+    repeats = [index[2] for index in indices if index[1] == 5 and len(index) == 3]
+    assert len(repeats) > 1 and repeats == list(range(1, len(repeats) + 1))
+    assert all(type(value) is int for index in indices for value in index)
+
+
+def test_processes_share_the_weighted_rows_of_an_epoch_out():
+    from accelerate.data_loader import prepare_data_loader
+
+    class Indices(torch.utils.data.Dataset):
+        def __len__(self):
+            return 24
+
+        def __getitem__(self, index):
+            return {"index": torch.tensor((*index, 0)[:3])}
+
+    def loader(processes, process):
+        sampler = EpochSampler(24, 3, range(24))
+        sampler.epoch = 2
+        loaded = DataLoader(Indices(), batch_size=12 // processes, sampler=sampler)
+        prepared = prepare_data_loader(loaded, num_processes=processes, process_index=process, put_on_device=False)
+        return [[tuple(index) for index in batch["index"].tolist()] for batch in prepared]
+
+    alone, first, second = loader(1, 0), loader(2, 0), loader(2, 1)
+    assert [sorted(one + other) for one, other in zip(first, second, strict=True)] == [
+        sorted(batch) for batch in alone
+    ]
+    assert len({index for batch in alone for index in batch}) == 24
 
 
 def test_an_epoch_that_has_begun_keeps_its_number():
@@ -296,6 +437,28 @@ def test_a_batch_stacks_clips_and_lists_the_rows_that_failed(broken):
     assert batch["pixel_values"].shape == (4, 4, 3, 16, 16) and batch["pixel_values"].dtype == torch.uint8
     assert batch["labels"].tolist() == [FAILED, 1, FAILED, FAILED] and batch["labels"].dtype == torch.int64
     assert batch["failed_rows"] == [0, 2, 3]
+    assert batch["rows"].tolist() == [0, 1, 2, 3] and batch["rows"].dtype == torch.int64 and batch["epoch"] == 0
+
+
+def test_a_batch_holds_all_clips_of_the_first_video_first(broken, videos):
+    clips = TrainingClips(videos, CLIP, num_sample=2, color_jitter=0.3)
+    items = [clips[7, row] for row in (3, 0, 4)]
+    batch = collate(items)
+    assert batch["pixel_values"].shape == (6, 4, 3, 16, 16) and batch["pixel_values"].dtype == torch.uint8
+    for place, item in enumerate(items):
+        assert torch.equal(batch["pixel_values"][2 * place : 2 * place + 2], item["pixel_values"])
+    assert batch["labels"].tolist() == [1, 1, 0, 0, 0, 0] and batch["labels"].dtype == torch.int64
+    assert batch["rows"].tolist() == [3, 0, 4] and batch["epoch"] == 7 and batch["failed_rows"] == []
+    failed = collate([TrainingClips(broken, CLIP, num_sample=2)[0, row] for row in (0, 1)])
+    assert failed["labels"].tolist() == [FAILED, FAILED, 1, 1] and failed["failed_rows"] == [0]
+    assert failed["pixel_values"].shape == (4, 4, 3, 16, 16)
+
+
+def test_a_batch_of_an_evaluation_keeps_the_views_apart(videos):
+    clips = EvaluationClips(videos, CLIP, temporal_views=2)
+    batch = collate([clips[row] for row in (1, 2)])
+    assert batch["pixel_values"].shape == (2, 2, 4, 3, 16, 16)
+    assert batch["labels"].tolist() == [1, 0] and batch["rows"].tolist() == [1, 2] and batch["epoch"] == 0
 
 
 # Broken videos

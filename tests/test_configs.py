@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+from run_recipe import load_recipe
 from vidtune.arguments import parse
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,12 @@ def comments(path: str) -> list[str]:
     return [line.removeprefix("#").strip() for line in re.match(r"(?:#.*\n)*", text)[0].splitlines()]
 
 
+def recipe_of(path: str) -> str:
+    """The script that a config is for, as its launch command names it."""
+    (recipe,) = [word for word in shlex.split(comments(path)[0]) if word.endswith(".py")]
+    return recipe
+
+
 def test_there_are_configs() -> None:
     assert "recipes/configs/demo.yaml" in CONFIGS
     assert len(LAUNCHERS) > 1
@@ -33,9 +40,10 @@ def test_there_are_configs() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS)
-def test_a_config_is_accepted(path: str) -> None:
-    options = parse(["--config", str(ROOT / path)], "A recipe.")
-    assert options.training["output_dir"].startswith("outputs/")
+def test_a_config_is_accepted_by_its_recipe(path: str) -> None:
+    sections = load_recipe(Path(recipe_of(path)).stem).SECTIONS
+    options = parse(["--config", str(ROOT / path)], "A recipe.", sections, training="model" in sections)
+    assert options.config["output_dir"].startswith("outputs/")
 
 
 @pytest.mark.parametrize("path", CONFIGS)
@@ -44,8 +52,7 @@ def test_a_config_opens_with_the_command_that_launches_it(path: str) -> None:
     assert words[:2] == ["accelerate", "launch"]
     assert words[words.index("--config") + 1] == path
     assert (ROOT / words[words.index("--config_file") + 1]).is_file()
-    (recipe,) = [word for word in words if word.endswith(".py")]
-    assert (ROOT / recipe).is_file()
+    assert (ROOT / recipe_of(path)).is_file()
 
 
 @pytest.mark.parametrize("path", LAUNCHERS)

@@ -61,6 +61,8 @@ def test_the_report_holds_what_a_reader_asks_for(run):
         assert set(metrics["per_class"]) == set(CLASSES)
         assert 0 <= metrics["macro_f1"] <= 1
         assert metrics["top5_accuracy"] is None  # of three labels
+    assert report["split"]["how"] == "made by group: validation, test"
+    assert report["split"]["splits"]["train"] == {"videos": 18, "groups": 18, "labels": dict.fromkeys(CLASSES, 6)}
     assert report["throughput"]["train_videos_per_second"] > 0
     assert report["environment"]["processes"] == 1
     assert report["environment"]["precision"] == "fp32"
@@ -110,6 +112,28 @@ def test_groups_of_a_table_never_cross_splits(dataset, tmp_path):
             table.writerow([path, path.parent.name, f"{path.parent.name}-{int(path.stem) // 2}"])
     report = finetune(dataset=tmp_path / "videos.csv", output_dir=tmp_path / "run", max_steps=1)
     assert all(part["videos"] % 2 == 0 for part in report["data"].values())
+
+
+def test_a_fold_is_tested_with_groups_found_in_the_names(dataset, tmp_path):
+    options = {"group_pattern": r"(\w+)/000([0-3])", "folds": 4, "fold": 1, "validation_fraction": 0.3, "max_steps": 1}
+    with pytest.raises(InputError, match="group_pattern: .* is not found in 'blue/0004.mp4'"):
+        finetune(dataset=dataset, output_dir=tmp_path / "run", **options)
+    options["group_pattern"] = r"000([0-7])"
+    report = finetune(dataset=dataset, output_dir=tmp_path / "run", **options)
+    assert report["split"]["how"] == "fold 1 of 4 is test, validation made by group"
+    assert {name: (part["videos"], part["groups"]) for name, part in report["split"]["splits"].items()} == {
+        "train": (12, 4),
+        "validation": (6, 2),
+        "test": (6, 2),
+    }
+    assert report["metrics"]["test"]["videos"] == 6
+
+
+def test_videos_of_several_labels_are_refused(dataset, tmp_path, capsys):
+    table = "".join(json.dumps({"video": str(path), "labels": ["a", "b"]}) + "\n" for path in dataset.rglob("*.mp4"))
+    (tmp_path / "videos.jsonl").write_text(table)
+    argv = words(dataset=tmp_path / "videos.jsonl", output_dir=tmp_path / "run", config_name="videomae")
+    assert_refused(argv, "labels: multi-label .* give one label a video", tmp_path, capsys)
 
 
 def test_broken_videos_are_left_out_counted_and_named(tmp_path):
@@ -251,6 +275,14 @@ def empty_videos(root):
             (root / label / f"{name}.mp4").touch()
 
 
+def leaking(root):
+    for split, numbers in (("train", "01 02"), ("test", "02 03")):
+        for label in ("red", "blue"):
+            (root / split / label).mkdir(parents=True)
+            for number in numbers.split():
+                (root / split / label / f"v_{label}_g{number}_c{len(split)}.avi").touch()
+
+
 def too_few(root):
     write_folder_dataset(root, ["red", "blue"], 1)
 
@@ -264,6 +296,7 @@ def too_few(root):
         (unseen_label, "label 'green' .* in validation is not in train"),
         (text_as_video, r"0002.mp4: .*on_error skip"),
         (empty_videos, "mp4: .* empty .and 7 more"),
+        (leaking, r"group: 2 in more than one split: 'v_blue_g02' .train/blue/v_blue_g02_c5.avi in train and "),
         (too_few, "validation_fraction, test_fraction: .* leave no video"),
     ],
 )

@@ -9,6 +9,7 @@ from vidtune.data.clips import FAILED
 from vidtune.errors import InputError
 from vidtune.evaluation.metrics import (
     Accuracy,
+    AveragePrecision,
     ConfusionMatrix,
     MacroF1,
     PerClass,
@@ -34,7 +35,7 @@ def accuracy_of_many(seed):
 
 
 def test_every_metric_is_one_of_evaluate():
-    for metric in (Accuracy, TopKAccuracy, MacroF1, PerClass, ConfusionMatrix):
+    for metric in (Accuracy, AveragePrecision, TopKAccuracy, MacroF1, PerClass, ConfusionMatrix):
         assert issubclass(metric, evaluate.Metric) and metric().description
 
 
@@ -135,6 +136,52 @@ def test_probabilities_that_are_no_numbers_are_no_result():
     probabilities = np.array([[0.5, 0.5], [np.nan, np.nan], [1.0, 0.0]])
     with pytest.raises(InputError, match="diverged, 1 of 3 videos"):
         video_metrics(probabilities, np.array([0, 1, 0]), ["a", "b"])
+
+
+# Several labels a video
+
+TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=np.float32)
+SCORES = np.array([[0.9, 0.2, 0.1], [0.4, 0.8, 0.1], [0.6, 0.7, 0.1], [0.1, 0.9, 0.6]])
+
+
+def test_average_precision_by_hand():
+    # Label 0, best first: a hit, a miss, a hit: (1/1 + 2/3) / 2. Label 1: a miss, two hits: (1/2 + 2/3) / 2.
+    found = AveragePrecision().compute(predictions=SCORES, references=TRUTH.astype(int))["average_precision"]
+    assert found[:2] == pytest.approx([5 / 6, 7 / 12]) and np.isnan(found[2])
+
+
+def test_videos_with_several_labels_by_hand():
+    metrics = video_metrics(SCORES, TRUTH, ["a", "b", "c"])
+    assert metrics["mean_average_precision"] == pytest.approx((5 / 6 + 7 / 12) / 2)  # c occurs nowhere
+    assert metrics["accuracy"] == 1 / 4  # the first video
+    # a: found 1 of 2, and 1 wrong one; b: 2 of 2, and 1 wrong one.
+    assert metrics["macro_f1"] == pytest.approx((1 / 2 + 4 / 5) / 2)
+    row = metrics["per_class"]["b"]
+    assert (row["precision"], row["recall"], row["support"]) == (pytest.approx(2 / 3), 1.0, 2)
+    assert row["average_precision"] == pytest.approx(7 / 12)
+    right = [0.9, 0.8, 0.9, 0.4, 0.8, 0.9, 0.4, 0.7, 0.9, 0.9, 0.1, 0.4]
+    assert metrics["loss"] == pytest.approx(-np.log(right).mean())
+    assert metrics["top5_accuracy"] is None and metrics["confusion_matrix"] is None
+
+
+def test_a_perfect_video_with_several_labels():
+    metrics = video_metrics(TRUTH, TRUTH, ["a", "b", "c"])
+    assert str(metrics["loss"]) == "0.0"
+    assert metrics["accuracy"] == metrics["mean_average_precision"] == metrics["macro_f1"] == 1.0
+
+
+def test_failed_videos_with_several_labels_are_left_out():
+    truth, scores = np.vstack([TRUTH, np.full((1, 3), FAILED)]), np.vstack([SCORES, np.zeros((1, 3))])
+    whole = video_metrics(SCORES, TRUTH, ["a", "b", "c"])
+    metrics = video_metrics(scores, truth, ["a", "b", "c"])
+    assert (metrics["videos"], metrics["failed"], metrics["loss"]) == (4, 1, whole["loss"])
+    nothing = video_metrics(scores[4:], truth[4:], ["a", "b", "c"])
+    assert nothing.keys() == whole.keys() and nothing["mean_average_precision"] is None
+
+
+def test_a_dataset_of_one_label_that_videos_have_or_not():
+    metrics = video_metrics(SCORES[:, :1], TRUTH[:, :1], ["a"])
+    assert metrics["mean_average_precision"] == pytest.approx(5 / 6) and metrics["accuracy"] == 0.5
 
 
 def test_metrics_write_nothing(tmp_path, monkeypatch):

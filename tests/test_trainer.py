@@ -24,7 +24,6 @@ from vidtune.models.processors import load_processors, normalisation
 from vidtune.training import trainer as trainer_module
 from vidtune.training.trainer import (
     VideoTrainer,
-    classification_loss,
     load_weights,
     scalar_metrics,
     training_arguments,
@@ -129,39 +128,6 @@ def assert_same(first, second, tolerance=0.0):
 
 def checkpoints(folder):
     return sorted(path.name for path in folder.iterdir() if path.name.startswith("checkpoint"))
-
-
-# Loss
-
-
-def test_the_loss_by_hand():
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
-    labels = torch.tensor([0, 0, FAILED])
-    losses = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(1))]
-    assert classification_loss({"logits": logits}, labels).item() == pytest.approx(sum(losses) / 2)
-    with_count = classification_loss({"logits": logits}, labels, num_items_in_batch=torch.tensor(8))
-    assert with_count.item() == pytest.approx(sum(losses) / 8)
-
-
-def test_the_loss_takes_logits_with_a_dimension_between():
-    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
-    plain, between = (classification_loss({"logits": value}, labels) for value in (logits, logits[:, None]))
-    assert torch.equal(plain, between)
-
-
-def test_smoothing_by_hand():
-    logits, labels = torch.tensor([[2.0, 0.0], [3.0, 3.0]]), torch.tensor([0, FAILED])
-    right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
-    loss = classification_loss({"logits": logits}, labels, label_smoothing=0.2)
-    assert loss.item() == pytest.approx(0.9 * right + 0.1 * wrong)
-
-
-@pytest.mark.parametrize("count", [None, torch.tensor(0), 0])
-def test_a_batch_of_failed_videos_has_no_loss_and_no_gradient(count):
-    logits = torch.randn(2, 3, requires_grad=True)
-    loss = classification_loss({"logits": logits}, torch.tensor([FAILED, FAILED]), count)
-    loss.backward()
-    assert loss.item() == 0 and not logits.grad.any()
 
 
 # One step, one epoch

@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from vidtune.data.transforms import augment, crop_views, random_box
+from vidtune.data.rand_augment import RandAugment, rand_augment
+from vidtune.data.transforms import augment, crop_views, erase, mirrored_labels, random_box
+
+WHOLE = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "horizontal_flip": 0.0}
+VIDEOMAE = "rand-m7-n4-mstd0.5-inc1"
 
 
 def as_decoded(num_frames=3, height=24, width=40, seed=0):
@@ -88,9 +92,12 @@ def test_the_same_generator_gives_the_same_clip_and_another_another():
 
 
 def test_the_clip_that_comes_in_is_left_as_it_was():
-    clip = as_decoded()
+    clip = as_decoded(3, 24, 24)  # nothing to resize: a crop of all of it is a view
     before = clip.clone()
     augment(clip, 24, np.random.default_rng(0), (1.0, 1.0), (1.0, 1.0), 1.0, 0.5)
+    for seed in range(10):
+        augment(clip, 24, np.random.default_rng(seed), **WHOLE, random_erasing=1.0)
+        augment(clip, 24, np.random.default_rng(seed), **WHOLE, rand_augment=VIDEOMAE, random_erasing=1.0)
     crop_views(clip, 24, 3)
     assert torch.equal(clip, before)
 
@@ -131,6 +138,12 @@ def test_all_frames_are_treated_alike(color_jitter):
         assert torch.equal(clip, clip[:1].expand_as(clip))
 
 
+def test_rand_augment_treats_all_frames_alike():
+    for seed in range(20):
+        clip = augment(still(), 16, np.random.default_rng(seed), rand_augment=VIDEOMAE)
+        assert torch.equal(clip, clip[:1].expand_as(clip))
+
+
 def test_all_frames_are_cropped_alike_in_every_view():
     for view in crop_views(still(), 16, 3):
         assert torch.equal(view, view[:1].expand_as(view))
@@ -141,6 +154,9 @@ def test_clips_stay_in_channels_last_memory():
     assert clip.is_contiguous(memory_format=torch.channels_last)
     augmented = augment(clip, 16, np.random.default_rng(0), horizontal_flip=1.0)
     assert augmented.stride()[1] == 1
+    everything = augment(clip, 16, np.random.default_rng(0), rand_augment=VIDEOMAE, random_erasing=1.0)
+    assert everything.shape == (3, 3, 16, 16) and everything.stride()[1] == 1
+    assert erase(clip[..., 2:20, 3:30], np.random.default_rng(0)).stride()[1] == 1
     assert all(view.stride()[1] == 1 for view in crop_views(clip, 16, 3))
 
 
@@ -174,3 +190,130 @@ def test_views_are_square_uint8(height, width, crops):
     views = crop_views(as_decoded(2, height, width), 16, crops)
     assert [view.shape for view in views] == [(2, 3, 16, 16)] * crops
     assert all(view.dtype == torch.uint8 for view in views)
+
+
+# RandAugment: its operations are tested in test_rand_augment
+
+
+def test_rand_augment_is_done_to_the_cropped_and_mirrored_clip():
+    options = {"crop_scale": (0.3, 0.6), "horizontal_flip": 1.0, "color_jitter": 0.2}
+    for seed in range(5):
+        rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+        clip = augment(as_decoded(), 16, rng, **options, rand_augment=VIDEOMAE)
+        # Of the generator, crop, flip and colour are drawn first, as without RandAugment.
+        frames = augment(as_decoded(), 16, again, **options).permute(0, 2, 3, 1).numpy()
+        again = np.random.default_rng(seed)
+        random_box(24, 40, (0.3, 0.6), (0.75, 1.3333), again), again.random(), again.uniform(size=3)
+        assert np.array_equal(clip.permute(0, 2, 3, 1), rand_augment(frames, RandAugment(7, 4, 0.5), again))
+
+
+def test_rand_augment_changes_most_clips_and_leaves_the_rest_of_the_draws_alone():
+    plain, augmented = (
+        [augment(as_decoded(), 16, np.random.default_rng(seed), rand_augment=text) for seed in range(50)]
+        for text in (None, VIDEOMAE)
+    )
+    unchanged = sum(torch.equal(one, other) for one, other in zip(plain, augmented, strict=True))
+    assert unchanged < 12  # in expectation 1 of 16, where none of the four is done
+
+
+# Erasing
+
+
+def erased(clip, result):
+    """The box in which a clip was changed, the same in all frames: top, left, height and width."""
+    boxes = set()
+    for changed in (clip != result).any(1):
+        rows, columns = torch.nonzero(changed.any(1)).flatten(), torch.nonzero(changed.any(0)).flatten()
+        top, left = rows.min().item(), columns.min().item()
+        boxes.add((top, left, rows.max().item() + 1 - top, columns.max().item() + 1 - left))
+        assert changed[top : top + 4, left : left + 4].float().mean() > 0.9  # all of it, but for equal values
+    (box,) = boxes
+    return box
+
+
+def test_boxes_of_noise_have_the_published_sizes_and_shapes():
+    clip = torch.full((2, 3, 60, 80), 200, dtype=torch.uint8)
+    boxes = np.array([erased(clip, erase(clip, np.random.default_rng(seed))) for seed in range(300)])
+    _, _, height, width = boxes.T
+    share, ratio = height * width / (60 * 80), width / height
+    assert 0.015 < share.min() < 0.03 and 0.31 < share.max() < 0.345
+    assert 0.26 < ratio.min() < 0.36 and 2.8 < ratio.max() < 3.7
+    assert len({(top, left) for top, left in boxes[:, :2].tolist()}) > 250
+
+
+def test_noise_is_standard_normal_once_normalised():
+    clip = torch.zeros(4, 3, 200, 200, dtype=torch.uint8)
+    rng = np.random.default_rng(1)
+    result = erase(clip, rng)
+    top, left, height, width = erased(clip, result)
+    box = result[..., top : top + height, left : left + width].float() / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    noise = ((box.permute(0, 2, 3, 1) - mean) / std).flatten(0, 2)
+    assert noise.mean(0).abs().max() < 0.03  # a little of it is cut off at 0 and 255
+    assert (noise.std(0) - 1).abs().max() < 0.04
+    ends = ((box == 0) | (box == 1)).float().mean()
+    assert 0.015 < ends < 0.06
+    correlation = torch.corrcoef(box.flatten(1))
+    assert correlation[0, 1:].abs().max() < 0.05  # another noise in each frame
+
+
+def test_as_many_clips_are_erased_as_asked_for():
+    clip = as_decoded(2, 16, 16)
+    for probability, least, most in ((0.0, 0, 0), (0.25, 60, 140), (1.0, 400, 400)):
+        changed = sum(
+            not torch.equal(augment(clip, 16, np.random.default_rng(seed), **WHOLE, random_erasing=probability), clip)
+            for seed in range(400)
+        )
+        assert least <= changed <= most
+
+
+def test_erasing_is_the_last_step_and_leaves_the_rest_of_the_clip():
+    for seed in range(5):
+        plain = augment(as_decoded(), 32, np.random.default_rng(seed), rand_augment=VIDEOMAE)
+        result = augment(as_decoded(), 32, np.random.default_rng(seed), rand_augment=VIDEOMAE, random_erasing=1.0)
+        _, _, height, width = erased(plain, result)
+        assert height * width < 0.36 * 32 * 32
+        again = augment(as_decoded(), 32, np.random.default_rng(seed), rand_augment=VIDEOMAE, random_erasing=1.0)
+        assert torch.equal(result, again)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (3, 2)])
+def test_tiny_clips_can_be_erased(height, width):
+    clip = as_decoded(2, height, width)
+    assert erase(clip, np.random.default_rng(0)).shape == clip.shape
+
+
+# Labels in the mirror
+
+
+@pytest.mark.parametrize(
+    ("labels", "pairs"),
+    [
+        (["turn left", "turn right", "stop"], [("turn left", "turn right")]),
+        (["turnRight", "stop", "turn_left"], [("turnRight", "turn_left")]),
+        (["LEFT", "Right"], [("LEFT", "Right")]),
+        (["to-the-left", "toTheRight"], [("to-the-left", "toTheRight")]),
+        (["lean leftwards", "lean rightwards"], [("lean leftwards", "lean rightwards")]),
+        (
+            ["Pushing something from left to right", "Pushing something from right to left"],
+            [("Pushing something from left to right", "Pushing something from right to left")],
+        ),
+        (["clockwise", "counterclockwise"], [("clockwise", "counterclockwise")]),
+        (["spin counter-clockwise", "spin_clockwise"], [("spin counter-clockwise", "spin_clockwise")]),
+        (["spin anticlockwise", "spinClockwise"], [("spin anticlockwise", "spinClockwise")]),
+        (
+            ["left punch", "left kick", "right kick", "right punch"],
+            [("left kick", "right kick"), ("left punch", "right punch")],
+        ),
+        (["turn left", "turn right", "Turn Right"], [("turn left", "turn right"), ("turn left", "Turn Right")]),
+        (["turn left", "look right"], []),
+        (["turn left", "turn"], []),
+        (["left or right", "stop"], []),
+        (["bright light", "dim light"], []),
+        (["spin anticlockwise", "spin counterclockwise"], []),
+        (["links abbiegen", "rechts abbiegen"], []),
+        ([], []),
+    ],
+)
+def test_labels_that_a_mirror_would_swap(labels, pairs):
+    assert mirrored_labels(labels) == pairs

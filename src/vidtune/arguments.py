@@ -8,9 +8,11 @@ import argparse
 import dataclasses
 import difflib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 from pydantic import Field
@@ -21,7 +23,11 @@ from vidtune.schema import accepts, check_value, parse_word, read_yaml, training
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Area = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def option(default: Any, help: str) -> Any:
@@ -32,20 +38,42 @@ def option(default: Any, help: str) -> Any:
 
 
 @dataclass
-class DataArguments:
-    """The videos, and how clips are made of them."""
+class SourceArguments:
+    """The videos, and how they are split."""
 
     dataset: Text = option(
         "demo",
         "demo, demo-success, a folder class/*.mp4 or split/class/*.mp4, a table (.csv, .tsv, .jsonl, .parquet) "
-        "with columns video, label and optionally split, group, start_seconds, end_seconds, or a Hub dataset id",
+        "with columns video, label and optionally split, group, start_seconds, end_seconds, a prepared dataset, "
+        "the folder of a published dataset, or a Hub dataset id",
+    )
+    dataset_format: Literal["auto", "folder", "table", "hub", "ucf101", "hmdb51", "kinetics", "ssv2", "list"] = option(
+        "auto", "how the dataset is laid out; auto: as its files tell"
+    )
+    dataset_config: Text | None = option(None, "which configuration of a Hub dataset that has several")
+    dataset_revision: Text | None = option(None, "branch, tag or commit of a Hub dataset")
+    split_number: Literal[1, 2, 3] = option(1, "which of the official splits of UCF101 or HMDB51")
+    split_by_group: Text | None = option(None, "column of the dataset that holds the group (default: group)")
+    group_pattern: Text | None = option(
+        None, r"regular expression that finds a video's group in its id, such as '_g(\d+)_'"
     )
     validation_fraction: Fraction = option(
         0.15, "share of the training videos to validate on, where the dataset has no validation split"
     )
-    test_fraction: Fraction = option(0.15, "share of the videos to test on, where the dataset has no split at all")
-    num_frames: Annotated[int, Field(ge=1)] | None = option(None, "frames of a clip (default: the model's)")
-    image_size: Annotated[int, Field(ge=1)] | None = option(None, "height and width of a clip (default: the model's)")
+    test_fraction: Fraction = option(
+        0.15, "share of the videos to test on, where the dataset has no split at all; folds have their own"
+    )
+    folds: Annotated[int, Field(ge=2)] | None = option(None, "divide the videos into so many parts of one size")
+    fold: Annotated[int, Field(ge=0)] | None = option(None, "which of the folds to test on, from 0")
+    allow_leakage: bool = option(False, "accept splits of the dataset's own that share a group, with a warning")
+
+
+@dataclass
+class DataArguments:
+    """How clips are made of the videos."""
+
+    num_frames: Count | None = option(None, "frames of a clip (default: the model's)")
+    image_size: Count | None = option(None, "height and width of a clip (default: the model's)")
     sampling: Literal["segments", "dense"] | None = option(
         None,
         "segments: one frame of each of num_frames equal parts of the video; dense: consecutive frames at "
@@ -54,7 +82,7 @@ class DataArguments:
     fps: Annotated[float, Field(gt=0)] | None = option(
         None, "frames per second of a dense clip (default: the model's, else 7.5)"
     )
-    temporal_views: Annotated[int, Field(ge=1)] = option(1, "clips of each video that an evaluation averages")
+    temporal_views: Count = option(1, "clips of each video that an evaluation averages")
     spatial_crops: Literal[1, 3] = option(1, "crops of each clip that an evaluation averages")
     crop_scale: Annotated[list[Area], Field(min_length=2, max_length=2)] = option(
         [0.5, 1.0], "least and greatest share of the picture that a training crop covers"
@@ -69,7 +97,7 @@ class DataArguments:
         "module:function that replaces crop, flip and jitter: takes a uint8 clip (C, T, H, W) as "
         "pytorchvideo's transforms do, returns (C, T, image_size, image_size), uint8 or float in [0, 1]",
     )
-    decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: torchcodec where it finds FFmpeg")
+    decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: PyAV, which brings its own FFmpeg")
     on_error: Literal["raise", "skip"] = option(
         "raise", "what a video that can't be decoded does to training: stop it, or be left out and reported"
     )
@@ -85,9 +113,78 @@ class ModelArguments:
         None, "train from scratch: a model type such as videomae, a folder or a JSON file"
     )
     config_overrides: dict[str, Any] = option({}, "fields of that configuration to change: {num_frames: 8}")
+    weights: Text | None = option(
+        None, "file of weights that the library of such a configuration publishes: x3d_s.pyth, r3d_18.pth"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "auto: what accelerate was launched with, else bf16 on a GPU that has it, else fp32"
     )
+
+
+@dataclass
+class TuningArguments:
+    """What is trained of the model, and the pieces of published recipes."""
+
+    tuning: Literal["full", "lora", "linear_probe", "attentive_probe", "partial"] = option(
+        "full",
+        "full: all of the model; partial: its last blocks; lora: small matrices beside its weights; linear_probe and "
+        "attentive_probe: a head over the frozen rest",
+    )
+    unfreeze_layers: Count | None = option(None, "partial: how many of the last blocks to train with the head")
+    lora_rank: Count = option(8, "rank of the matrices")
+    lora_alpha: Positive = option(16.0, "scale of the matrices, times the rank")
+    lora_dropout: Fraction = option(0.05, "dropout before the matrices")
+    lora_targets: Annotated[list[Text], Field(min_length=1)] | None = option(
+        None, "names of the layers that get matrices (default: those of the attention)"
+    )
+    merge_lora: bool = option(False, "save a plain checkpoint with the matrices added to the weights")
+    probe_learning_rates: Annotated[list[Positive], Field(min_length=1)] = option(
+        [5e-3, 3e-3, 1e-3, 3e-4, 1e-4], "attentive_probe: one head for each of these and each weight decay"
+    )
+    probe_weight_decays: Annotated[list[NotNegative], Field(min_length=1)] = option(
+        [0.01, 0.1, 0.4, 0.8], "attentive_probe: one head for each of these and each learning rate"
+    )
+    probe_blocks: Count = option(4, "attentive_probe: attention blocks of a head, the last of which pools")
+    probe_heads: Count | None = option(None, "attentive_probe: attention heads of a block (default: the model's)")
+
+    base_learning_rate: Positive | None = option(
+        None, "learning rate for a total batch of 256, scaled to this run's; instead of learning_rate"
+    )
+    min_learning_rate: NotNegative | None = option(
+        None, "where cosine ends (default: 0); for a total batch of 256 if base_learning_rate is"
+    )
+    learning_rate_steps: Annotated[list[Positive], Field(min_length=1)] | None = option(
+        None, "epochs at which the learning rate falls to a tenth, instead of lr_scheduler_type"
+    )
+    layer_decay: Area = option(1.0, "learning rate of each block over that of the next one; 1 is the same for all")
+
+    drop_path: Fraction | None = option(
+        None,
+        "share of the clips that skip a branch of the last block, earlier blocks have less, linearly (default: the "
+        "model's)",
+    )
+    head_dropout: Fraction | None = option(None, "dropout before the head (default: the model's)")
+    head_init_scale: Positive = option(1.0, "factor on the random weights that a new head starts from")
+    mixup: NotNegative = option(0.0, "alpha of the share in which two clips are blended; 0 is off")
+    cutmix: NotNegative = option(0.0, "alpha of the share of one clip's picture that another's replaces; 0 is off")
+    mix_probability: Share = option(1.0, "share of the pairs of clips that are mixed")
+    mix_switch_probability: Share = option(0.5, "share of cutmix, where both mixup and cutmix are on")
+    random_erasing: Share = option(0.0, "share of the training clips of which a box is replaced by noise")
+    rand_augment: Text | None = option(None, "RandAugment, one draw a clip, as rand-m7-n4-mstd0.5-inc1")
+    num_sample: Count = option(1, "clips of each training video from one decode, each augmented on its own")
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = option(
+        None, "share that an average of the weights keeps at each step; the average is what is scored and saved"
+    )
+
+    class_weights: Annotated[dict[str, Positive], Field(min_length=1)] | Literal["balanced"] | None = option(
+        None, "weight of each label's loss, as {fight: 2, noFight: 1}; balanced: one over its share of the videos"
+    )
+    balanced_sampling: bool = option(False, "draw videos so that each label is equally likely")
+    focal_gamma: NotNegative = option(0.0, "how much less a video counts that the model is sure of; 0 is off")
+    early_stopping_patience: Count | None = option(
+        None, "evaluations without a better metric_for_best_model after which training ends"
+    )
+    flip_guard: bool = option(True, "refuse horizontal_flip where two labels differ by left and right only")
 
 
 @dataclass
@@ -102,21 +199,54 @@ class PublishArguments:
 
 
 @dataclass
-class Arguments:
-    """What a recipe was asked to do."""
+class PrepareArguments:
+    """How the videos are inspected and stored."""
 
-    data: DataArguments
-    model: ModelArguments
-    publish: PublishArguments
-    training: dict[str, Any]
-    """Fields of transformers.TrainingArguments that were given, by name."""
-    config: dict[str, Any]
-    """Everything above as one flat mapping: writing it as YAML reproduces the run."""
+    output_dir: Text = option("outputs/prepared", "folder of the findings and of the prepared dataset")
+    inspect_only: bool = option(False, "look at the videos, and store none")
+    num_frames: Count = option(16, "frames of a clip; a video with fewer is reported")
+    time_limit_seconds: Annotated[float, Field(gt=0)] = option(120.0, "longest that one file may take to inspect")
+    codec: Literal["jpeg", "h264"] = option("jpeg", "jpeg: fastest to read; h264: smallest")
+    short_side: Annotated[int, Field(ge=16)] = option(
+        256, "pixels of the shorter side; smaller videos keep their size"
+    )
+    fps: Annotated[float, Field(gt=0)] | None = option(None, "frames per second to store (default: the source's)")
+    quality: Annotated[int, Field(ge=1, le=100)] = option(90, "of the stored pictures, 100 is best")
+    videos_per_shard: Count = option(128, "videos of one Parquet file")
+    num_proc: Count | None = option(None, "worker processes (default: one a core)")
+    decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: PyAV, which brings its own FFmpeg")
+    on_error: Literal["raise", "skip"] = option(
+        "raise", "what a video that can't be decoded does: stop, or be left out and reported"
+    )
+    seed: Seed = option(42, "seed of the split")
+    overwrite: bool = option(False, "replace the dataset that output_dir already holds")
+    push_to_hub: bool = option(False, "publish the prepared dataset")
+    hub_dataset_id: Text | None = option(None, "repository to publish to: user/name")
+    hub_private_repo: bool | None = option(None, "make that repository private if it is new")
+    hub_license: Text | None = option(None, "licence of the dataset, as the Hub spells it: cc-by-4.0, mit, ...")
 
 
-SECTIONS: dict[str, type] = {"data": DataArguments, "model": ModelArguments, "publish": PublishArguments}
+@dataclass
+class BenchmarkArguments:
+    """What is measured, and on which videos."""
 
-PATHS = {"dataset", "model_name_or_path", "config_name", "output_dir", "resume_from_checkpoint"}
+    dataset: Text = option("demo", "the videos, as finetune takes them: whole files of one label each")
+    prepared: Text | None = option(None, "a prepared dataset of the same videos (default: it is made)")
+    output_dir: Text | None = option(None, "folder of the report (default: outputs/benchmark/COMMAND)")
+    num_videos: Count = option(60, "videos to measure on, evenly spread over the dataset")
+    rounds: Count = option(5, "times that everything is measured; the median counts")
+    num_frames: Count = option(16, "frames of a clip")
+    image_size: Count | None = option(None, "height and width of a clip (default: 224, of epoch 112)")
+    decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: PyAV, which brings its own FFmpeg")
+    batch_size: Count = option(4, "clips of a batch of epoch, workers and memory")
+    num_proc: Count | None = option(
+        None, "data-loader workers, and processes that make the prepared dataset (default: one a core)"
+    )
+    num_clips: Count = option(10_000, "clips of memory")
+    seed: Seed = option(42, "seed of the choice of videos, of the augmentation and of the model")
+
+
+PATHS = set("dataset prepared model_name_or_path config_name weights output_dir resume_from_checkpoint".split())
 """Options in which `~` is the home folder, in a YAML as on the command line."""
 
 # Answered by us, or of no use in a run that is described by a file.
@@ -143,24 +273,30 @@ SHOWN_TRAINING_FIELDS = (
 ).split()
 
 
-def parse(argv: Sequence[str] | None, description: str) -> Arguments:
+def parse(
+    argv: Sequence[str] | None, description: str, sections: Mapping[str, type], training: bool = True
+) -> SimpleNamespace:
     """Read the options of a recipe: defaults, then `--config FILE`, then the command line.
 
     Args:
         argv: Words of the command line, without the program's name; None for `sys.argv`.
         description: What `--help` says of the recipe.
+        sections: Dataclasses of the recipe's options, by the name that the result gives them.
+        training: Whether the fields of transformers.TrainingArguments are options of the recipe, too.
 
     Returns:
-        The options, every value checked.
+        One filled dataclass a section, under its name; `training`, the fields of TrainingArguments that were given,
+        by name; and `config`, all of it as one flat mapping: writing it as YAML reproduces the run.
 
     Raises:
         InputError: If a key is unknown, or a value of the wrong type or out of range.
         SystemExit: After `--help`.
     """
-    types = {name: hint for section in SECTIONS.values() for name, hint in _hints(section).items()}
-    types |= {name: hint for name, hint in training_fields().items() if name not in types}
+    types = {name: hint for section in sections.values() for name, hint in _hints(section).items()}
+    if training:
+        types = training_fields() | types
     words = list(sys.argv[1:] if argv is None else argv)
-    given, unknown = _parser(types, description).parse_known_args(words)
+    given, unknown = _parser(types, description, list(sections.values()), training).parse_known_args(words)
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
         if not name or not unknown[0].startswith("-"):
@@ -180,7 +316,7 @@ def parse(argv: Sequence[str] | None, description: str) -> Arguments:
         values[name] = check_value(name, _from_command_line(text, types[name]), types[name])
     for name in PATHS & values.keys():
         values[name] = values[name] and os.path.expanduser(values[name])
-    return _arguments(values)
+    return _fill(sections, values)
 
 
 def _hints(section: type) -> dict[str, Any]:
@@ -210,28 +346,33 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
-def _parser(types: dict[str, Any], description: str) -> argparse.ArgumentParser:
+def _parser(
+    types: dict[str, Any], description: str, sections: Sequence[type], training: bool
+) -> argparse.ArgumentParser:
     parser = _Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
-        epilog="Every other field of transformers.TrainingArguments is an option too, under its own name.",
+        epilog="Every other field of transformers.TrainingArguments is an option too, under its own name."
+        if training
+        else None,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; the command line overrides it")
-    for section in SECTIONS.values():
+    for section in sections:
         group = parser.add_argument_group((section.__doc__ or "").rstrip("."))
         for item in dataclasses.fields(section):
             default = item.default_factory() if callable(item.default_factory) else item.default
             shown = "" if default is None or default is False or default == {} else f" (default: {default})"
             _add_option(group, item.name, types[item.name], item.metadata["help"].replace("%", "%%") + shown)
-    group = parser.add_argument_group("Training (fields of transformers.TrainingArguments)")
-    own = {item.name for section in SECTIONS.values() for item in dataclasses.fields(section)}
-    for name in SHOWN_TRAINING_FIELDS:
-        _add_option(group, name, types[name], "")
-    for name in types.keys() - own - set(SHOWN_TRAINING_FIELDS):
-        _add_option(parser, name, types[name], argparse.SUPPRESS)
+    if training:
+        group = parser.add_argument_group("Training (fields of transformers.TrainingArguments)")
+        own = {item.name for section in sections for item in dataclasses.fields(section)}
+        for name in SHOWN_TRAINING_FIELDS:
+            _add_option(group, name, types[name], "")
+        for name in types.keys() - own - set(SHOWN_TRAINING_FIELDS):
+            _add_option(parser, name, types[name], argparse.SUPPRESS)
     return parser
 
 
@@ -244,32 +385,82 @@ def _add_option(group: Any, name: str, hint: Any, help: str) -> None:
     group.add_argument(f"--{name}", **words)
 
 
-def _arguments(values: dict[str, Any]) -> Arguments:
-    sections = {}
-    for key, section in SECTIONS.items():
+def _fill(sections: Mapping[str, type], values: dict[str, Any]) -> SimpleNamespace:
+    filled = {}
+    for key, section in sections.items():
         own = {item.name for item in dataclasses.fields(section)}
-        sections[key] = section(**{name: value for name, value in values.items() if name in own})
-    flat = {name: value for section in sections.values() for name, value in dataclasses.asdict(section).items()}
+        filled[key] = section(**{name: value for name, value in values.items() if name in own})
+    flat = {name: value for section in filled.values() for name, value in dataclasses.asdict(section).items()}
     training = {name: value for name, value in values.items() if name not in flat}
     if training.get("max_steps") == 0:
         raise InputError("max_steps: got 0; give 1 or more, or leave it out to train for num_train_epochs")
     if training.get("output_dir") is None:  # `null` is what leaving it out is
         training.pop("output_dir", None)
-    check_together(**sections, training=training)
+    for section in filled.values():
+        check_together(section, training)
+    if transform := getattr(filled.get("data"), "train_transform", None):
+        for name in ("rand_augment", "random_erasing"):
+            if getattr(filled.get("tuning"), name, None):
+                raise InputError(f"{name}: train_transform: {transform} replaces it; leave one of them out")
     config = flat | training
     for name in ("overwrite", "resume_from_checkpoint"):
         config.pop(name, None)
-    return Arguments(**sections, training=training, config=config)
+    return SimpleNamespace(**filled, training=training, config=config)
 
 
-def check_together(
-    data: DataArguments, model: ModelArguments, publish: PublishArguments, training: Mapping[str, Any]
-) -> None:
-    """Check what no single value can tell.
+def check_together(section: Any, training: Mapping[str, Any]) -> None:
+    """Check what no single value of a section can tell.
 
     Raises:
         InputError: If two options contradict each other.
     """
+    if isinstance(section, SourceArguments):
+        _check_source(section)
+    elif isinstance(section, DataArguments):
+        _check_data(section)
+    elif isinstance(section, ModelArguments):
+        _check_model(section, training)
+    elif isinstance(section, TuningArguments):
+        _check_tuning(section, training)
+    elif isinstance(section, PublishArguments) and section.push_to_hub and not section.hub_model_id:
+        raise InputError("hub_model_id: missing; push_to_hub needs the repository: --hub_model_id user/name")
+    elif isinstance(section, PrepareArguments) and section.push_to_hub and not section.hub_dataset_id:
+        raise InputError("hub_dataset_id: missing; push_to_hub needs the repository: --hub_dataset_id user/name")
+
+
+def _check_source(source: SourceArguments) -> None:
+    if source.validation_fraction + source.test_fraction >= 1:
+        raise InputError(
+            f"validation_fraction: {source.validation_fraction} and test_fraction: {source.test_fraction} "
+            "leave no video to train on; make them smaller"
+        )
+    if source.split_by_group and source.group_pattern:
+        raise InputError(
+            f"group_pattern: {source.group_pattern!r} and split_by_group: {source.split_by_group!r} both say what a "
+            "group is; give one of them"
+        )
+    try:
+        re.compile(source.group_pattern or "")
+    except re.error as error:
+        raise InputError(
+            f"group_pattern: got {source.group_pattern!r}, which is no regular expression ({error}); mend it"
+        ) from None
+    if source.folds is not None and source.fold is not None and source.fold >= source.folds:
+        raise InputError(f"fold: got {source.fold}; folds: {source.folds} are numbered 0 to {source.folds - 1}")
+
+
+def _check_data(data: DataArguments) -> None:
+    for name in ("crop_scale", "crop_ratio"):
+        low, high = getattr(data, name)
+        if low > high:
+            raise InputError(f"{name}: got [{low}, {high}]; give the smaller number first")
+    if data.fps is not None and data.sampling == "segments":
+        raise InputError(f"fps: {data.fps} goes with sampling: dense; segments span the whole video")
+    if data.train_transform and ":" not in data.train_transform:
+        raise InputError(f"train_transform: got {data.train_transform!r}; write module:function")
+
+
+def _check_model(model: ModelArguments, training: Mapping[str, Any]) -> None:
     if model.model_name_or_path and model.config_name:
         raise InputError(
             f"config_name: {model.config_name!r} trains from scratch, model_name_or_path: "
@@ -282,18 +473,84 @@ def check_together(
     for name in ("bf16", "fp16"):
         if training.get(name) and model.precision not in ("auto", name):
             raise InputError(f"{name}: {training[name]} contradicts precision: {model.precision}; give one of them")
-    if publish.push_to_hub and not publish.hub_model_id:
-        raise InputError("hub_model_id: missing; push_to_hub needs the repository: --hub_model_id user/name")
-    for name in ("crop_scale", "crop_ratio"):
-        low, high = getattr(data, name)
-        if low > high:
-            raise InputError(f"{name}: got [{low}, {high}]; give the smaller number first")
-    if data.validation_fraction + data.test_fraction >= 1:
+    if model.weights and not model.config_name:
+        raise InputError(f"weights: {model.weights} goes with config_name; a checkpoint has its own weights")
+
+
+# Options that one choice of another alone gives a meaning.
+GOES_WITH = {
+    "unfreeze_layers": ("partial",),
+    "lora_rank": ("lora",),
+    "lora_alpha": ("lora",),
+    "lora_dropout": ("lora",),
+    "lora_targets": ("lora",),
+    "merge_lora": ("lora",),
+    "probe_learning_rates": ("attentive_probe",),
+    "probe_weight_decays": ("attentive_probe",),
+    "probe_blocks": ("attentive_probe",),
+    "probe_heads": ("attentive_probe",),
+    "layer_decay": ("full", "partial"),
+    "drop_path": ("full", "partial", "lora"),
+}
+
+
+def _check_tuning(tuning: TuningArguments, training: Mapping[str, Any]) -> None:
+    defaults = TuningArguments()
+    for name, modes in GOES_WITH.items():
+        value = getattr(tuning, name)
+        if value != getattr(defaults, name) and tuning.tuning not in modes:
+            raise InputError(f"{name}: {value} goes with tuning: {' or '.join(modes)}; it is {tuning.tuning}")
+    if tuning.tuning == "partial" and tuning.unfreeze_layers is None:
+        raise InputError("unfreeze_layers: missing; tuning: partial needs how many of the last blocks to train")
+    if tuning.rand_augment:
+        from vidtune.data.rand_augment import parse_rand_augment
+
+        parse_rand_augment(tuning.rand_augment)
+    _check_learning_rate(tuning, training)
+    if tuning.mixup or tuning.cutmix:
+        batch = training.get("per_device_train_batch_size", 8)
+        if batch % 2:
+            raise InputError(
+                f"per_device_train_batch_size: got {batch}; give an even number, since mixup and cutmix mix pairs"
+            )
+    else:
+        for name in ("mix_probability", "mix_switch_probability"):
+            if getattr(tuning, name) != getattr(defaults, name):
+                raise InputError(f"{name}: {getattr(tuning, name)} goes with mixup and cutmix; both are 0")
+    if tuning.balanced_sampling and tuning.class_weights == "balanced":
         raise InputError(
-            f"validation_fraction: {data.validation_fraction} and test_fraction: {data.test_fraction} "
-            "leave no video to train on; make them smaller"
+            "class_weights: balanced and balanced_sampling: True would make up for the same twice; give one of them"
         )
-    if data.fps is not None and data.sampling == "segments":
-        raise InputError(f"fps: {data.fps} goes with sampling: dense; segments span the whole video")
-    if data.train_transform and ":" not in data.train_transform:
-        raise InputError(f"train_transform: got {data.train_transform!r}; write module:function")
+    if tuning.early_stopping_patience and not training.get("load_best_model_at_end"):
+        raise InputError(
+            "early_stopping_patience: needs load_best_model_at_end: true, and eval_strategy and save_strategy with it"
+        )
+
+
+def _check_learning_rate(tuning: TuningArguments, training: Mapping[str, Any]) -> None:
+    base, given = tuning.base_learning_rate, training.get("learning_rate")
+    if base is not None and given is not None:
+        raise InputError(
+            f"base_learning_rate: {base} and learning_rate: {given} are two ways to say it; give one of them"
+        )
+    for name, value in (
+        ("base_learning_rate", base),
+        ("learning_rate", given),
+        ("weight_decay", training.get("weight_decay")),
+    ):
+        if tuning.tuning == "attentive_probe" and value is not None:
+            raise InputError(
+                f"{name}: {value}: an attentive probe has probe_learning_rates and probe_weight_decays; leave it out"
+            )
+    schedule, least = training.get("lr_scheduler_type"), tuning.min_learning_rate
+    if least is not None:
+        if schedule != "cosine":
+            raise InputError(f"min_learning_rate: {least} goes with lr_scheduler_type: cosine; add it")
+        if least > (base or given or 5e-5):
+            raise InputError(f"min_learning_rate: {least} is above the learning rate, {base or given or 5e-5}")
+    steps = tuning.learning_rate_steps
+    if steps is not None:
+        if schedule is not None:
+            raise InputError(f"learning_rate_steps: {steps} and lr_scheduler_type: {schedule} exclude each other")
+        if steps != sorted(set(steps)):
+            raise InputError(f"learning_rate_steps: got {steps}; give epochs in ascending order")

@@ -4,6 +4,7 @@ import importlib
 import random
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,17 +47,19 @@ class ClipFormat:
 
 
 class TrainingClips(TorchDataset[Item]):
-    """One random clip of each video, in each epoch another.
+    """One random clip of each video, or several of the same frames, in each epoch others.
 
-    An index is a pair (epoch, row), and the clip a pure function of (seed, epoch, row, draw): the same for any
-    number of workers and processes, before or after a restart.
+    An index is (epoch, row), or (epoch, row, repeat) where the row was drawn before in that epoch, and a clip is a
+    pure function of (seed, epoch, row, draw): the same for any number of workers and processes, before or after a
+    restart.
 
     Args:
-        videos: Rows with columns `video` and `label`, and optionally `start_seconds` and `end_seconds`.
+        videos: Rows with columns `video` and `label` or `labels`, and optionally `start_seconds` and `end_seconds`.
         clip: What a clip is.
         seed: Seed of all draws.
         decoder: `auto`, `torchcodec` or `pyav`.
         transform: `module:function` that replaces `augment`; see `load_transform`.
+        num_sample: Clips of a video, of frames decoded once and augmented so many times (Hoffer et al. 2020).
         augmentation: Keyword arguments of `augment`.
     """
 
@@ -68,29 +71,40 @@ class TrainingClips(TorchDataset[Item]):
         seed: int = 0,
         decoder: str = "auto",
         transform: str | None = None,
+        num_sample: int = 1,
         **augmentation: Any,
     ) -> None:
         self.videos, self.clip, self.seed, self.decoder = videos, clip, seed, decoder
-        self.transform, self.augmentation = transform, augmentation
+        self.transform, self.num_sample, self.augmentation = transform, num_sample, augmentation
 
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, index: tuple[int, int]) -> Item:
-        """Return `pixel_values` (uint8 `(T, C, H, W)`), `labels`, `row` and whether it `failed`."""
-        epoch, row = index
+    def __getitem__(self, index: tuple[int, ...]) -> Item:
+        """Return `pixel_values`, `labels`, `row`, `epoch` and whether it `failed`.
+
+        The pixels are uint8 `(T, C, H, W)`, or `(num_sample, T, C, H, W)` where that is above 1.
+        """
+        epoch, row, repeat = (*index, 0)[:3]
         video = self.videos[row]
-        rng = np.random.default_rng([self.seed, epoch, row, 0])
+        item = {"labels": _label(self.videos, video), "row": row, "epoch": epoch, "failed": False}
+        draws = range(repeat * self.num_sample, (repeat + 1) * self.num_sample)
+        rngs = [np.random.default_rng([self.seed, epoch, row, draw]) for draw in draws]
         try:
             with open_row(video, self.decoder) as opened:
-                frames = opened.frames_at(self._times(opened, rng).tolist(), slack_seconds(opened, self.clip))
+                frames = opened.frames_at(self._times(opened, rngs[0]).tolist(), slack_seconds(opened, self.clip))
         except VideoError:
-            return _failed(row, (self.clip.num_frames, 3, self.clip.image_size, self.clip.image_size))
+            shape = (self.clip.num_frames, 3, self.clip.image_size, self.clip.image_size)
+            return _failed(item, shape if self.num_sample == 1 else (self.num_sample, *shape))
+        if self.num_sample == 1:
+            return item | {"pixel_values": self._augmented(frames, rngs[0])}
+        # Each from a copy, since a transform of the user's may work in place
+        return item | {"pixel_values": torch.stack([self._augmented(frames.clone(), rng) for rng in rngs])}
+
+    def _augmented(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         if self.transform:
-            pixels = apply_transform(load_transform(self.transform), frames, self.clip.image_size, rng)
-        else:
-            pixels = augment(frames, self.clip.image_size, rng, **self.augmentation)
-        return {"pixel_values": pixels, "labels": video["label"], "row": row, "failed": False}
+            return apply_transform(load_transform(self.transform), frames, self.clip.image_size, rng)
+        return augment(frames, self.clip.image_size, rng, **self.augmentation)
 
     def _times(self, opened: Video, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
         if self.clip.sampling == "dense":
@@ -102,7 +116,7 @@ class EvaluationClips(TorchDataset[Item]):
     """All views of each video, from one decode; the same at every call.
 
     Args:
-        videos: Rows with columns `video` and `label`, and optionally `start_seconds` and `end_seconds`.
+        videos: Rows with columns `video` and `label` or `labels`, and optionally `start_seconds` and `end_seconds`.
         clip: What a clip is.
         temporal_views: Clips over the length of a video.
         spatial_crops: 1 or 3 crops of each clip.
@@ -127,13 +141,14 @@ class EvaluationClips(TorchDataset[Item]):
     def __getitem__(self, row: int) -> Item:
         """Return `pixel_values` (uint8 `(V, T, C, H, W)`), `labels`, `row` and whether it `failed`."""
         video = self.videos[row]
+        item = {"labels": _label(self.videos, video), "row": row, "failed": False}
         try:
             with open_row(video, self.decoder) as opened:
                 pixels = evaluation_views(opened, self.clip, self.temporal_views, self.spatial_crops)
         except VideoError:
             views, size = self.temporal_views * self.spatial_crops, self.clip.image_size
-            return _failed(row, (views, self.clip.num_frames, 3, size, size))
-        return {"pixel_values": pixels, "labels": video["label"], "row": row, "failed": False}
+            return _failed(item, (views, self.clip.num_frames, 3, size, size))
+        return item | {"pixel_values": pixels}
 
 
 def evaluation_views(video: Video, clip: ClipFormat, temporal_views: int = 1, spatial_crops: int = 1) -> torch.Tensor:
@@ -168,30 +183,58 @@ def slack_seconds(video: Video, clip: ClipFormat) -> float:
     return video.duration_seconds / clip.num_frames / 20 if clip.sampling == "segments" else 0.0
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Rows in an order that (seed, epoch) alone decide, each with its epoch.
+class EpochSampler(Sampler[tuple[int, ...]]):
+    """Rows in an order that (seed, epoch) alone decide, each with its epoch: every process sees the same.
 
     The epoch travels with the index, so no state is shared with workers. Set `epoch` before iterating.
+
+    Args:
+        num_rows: Rows, and indices of an epoch.
+        seed: Seed of the order.
+        weights: `(num_rows,)`, >= 0: rows are drawn with replacement, in proportion to these. A row that is drawn
+            again has the count of its earlier draws as a third number, for another clip. None: each row once.
     """
 
-    def __init__(self, num_rows: int, seed: int = 0) -> None:
+    def __init__(self, num_rows: int, seed: int = 0, weights: Sequence[float] | None = None) -> None:
         self.num_rows, self.seed, self.epoch = num_rows, seed, 0
+        self.shares = None if weights is None else np.asarray(weights, dtype=np.float64) / np.sum(weights)
 
     def __len__(self) -> int:
         return self.num_rows
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         epoch = self.epoch
-        for row in np.random.default_rng([self.seed, epoch]).permutation(self.num_rows):
-            yield epoch, int(row)
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.shares is None:
+            order = rng.permutation(self.num_rows)
+        else:
+            order = rng.choice(self.num_rows, size=self.num_rows, p=self.shares)
+        draws: Counter[int] = Counter()
+        for row in order.tolist():
+            yield (epoch, row, draws[row]) if row in draws else (epoch, row)
+            draws[row] += 1
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:
-    """Stack items: `pixel_values` uint8 `(B, ...)`, `labels` int64 `(B,)`, and a list of the `failed_rows`."""
+    """Stack items of B videos, each with S clips in training, or its views in evaluation.
+
+    Returns:
+        `pixel_values`: uint8 `(B * S, T, C, H, W)`, the clips of the first video first; in evaluation `(B, V, ...)`.
+        `labels`: int64 `(B * S,)`, or float32 `(B * S, num_labels)` where a video has several; S is 1 in evaluation.
+        `rows`: int64 `(B,)`; `failed_rows`: a list of those that failed.
+        `epoch`: int, 0 in evaluation.
+    """
+    pixels = torch.stack([item["pixel_values"] for item in items])
+    labels = torch.stack([torch.as_tensor(item["labels"]) for item in items])
+    if "epoch" in items[0] and pixels.ndim == 6:
+        labels = labels.repeat_interleave(pixels.shape[1], dim=0)
+        pixels = pixels.flatten(0, 1)
     return {
-        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
-        "labels": torch.tensor([item["labels"] for item in items]),
+        "pixel_values": pixels,
+        "labels": labels,
+        "rows": torch.tensor([item["row"] for item in items]),
         "failed_rows": [item["row"] for item in items if item["failed"]],
+        "epoch": items[0].get("epoch", 0),
     }
 
 
@@ -318,10 +361,17 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def _failed(row: int, shape: tuple[int, ...]) -> Item:
-    return {
-        "pixel_values": torch.zeros(shape, dtype=torch.uint8),
-        "labels": FAILED,
-        "row": row,
-        "failed": True,
-    }
+def _label(videos: Dataset, video: dict[str, Any]) -> int | torch.Tensor:
+    """The label of a row, or, where it has a list of them, a 1 for each: float32 `(num_labels,)`."""
+    if "labels" not in video:
+        label: int = video["label"]
+        return label
+    several = torch.zeros(len(videos.features["labels"].feature.names))
+    several[video["labels"]] = 1.0
+    return several
+
+
+def _failed(item: Item, shape: tuple[int, ...]) -> Item:
+    label = item["labels"]
+    label = torch.full_like(label, FAILED) if isinstance(label, torch.Tensor) else FAILED
+    return item | {"pixel_values": torch.zeros(shape, dtype=torch.uint8), "labels": label, "failed": True}

@@ -7,7 +7,13 @@ import datasets
 import evaluate
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+)
 
 from vidtune.errors import InputError
 
@@ -76,35 +82,65 @@ class ConfusionMatrix(_Metric):
         return {"confusion_matrix": confusion_matrix(references, predictions, labels=range(num_labels)).tolist()}
 
 
+class AveragePrecision(_Metric):
+    """Area under precision over recall of each label, in [0, 1]; NaN of a label that no video has."""
+
+    features = datasets.Features(
+        {
+            "predictions": datasets.Sequence(datasets.Value("float64")),
+            "references": datasets.Sequence(datasets.Value("int64")),
+        }
+    )
+
+    def _compute(
+        self, predictions: Sequence[Sequence[float]], references: Sequence[Sequence[int]]
+    ) -> dict[str, list[float]]:
+        scores, truth = np.asarray(predictions), np.asarray(references)
+        values = [
+            float(average_precision_score(column, score)) if column.any() else float("nan")
+            for column, score in zip(truth.T, scores.T, strict=True)
+        ]
+        return {"average_precision": values}
+
+
 def video_metrics(
-    probabilities: NDArray[np.float64], labels: NDArray[np.int64], label_names: Sequence[str]
+    probabilities: NDArray[np.float64], labels: NDArray[Any], label_names: Sequence[str]
 ) -> dict[str, Any]:
     """Score the videos of a split; those that could not be decoded are counted and left out.
 
     Args:
         probabilities: Of each label, averaged over the views of a video, `(N, num_labels)`.
-        labels: True labels, `(N,)`; negative where the video failed.
+        labels: True labels, `(N,)`, or whether a video has each, `(N, num_labels)`; negative where the video failed.
         label_names: Names of the labels, in order.
 
     Returns:
         `videos` scored, `failed`, `loss` (mean negative log-likelihood, nats), `accuracy`, `top5_accuracy` (None with
-        five labels or fewer), `macro_f1`, `per_class` (by name) and `confusion_matrix`. Without a scored video the
-        metrics are None.
+        five labels or fewer), `macro_f1`, `per_class` (by name) and `confusion_matrix`. Where a video may have several
+        labels, one is predicted where its probability is over 0.5; `mean_average_precision` is over the labels that
+        occur, `accuracy` is the share of the videos of which all labels are right, and `top5_accuracy` and
+        `confusion_matrix` are None. Without a scored video the metrics are None.
 
     Raises:
         InputError: If a probability is no finite number.
     """
-    scored = labels >= 0
+    several = labels.ndim == 2
+    scored = labels.reshape(len(labels), -1)[:, 0] >= 0
     counts = {"videos": int(scored.sum()), "failed": int((~scored).sum())}
-    probabilities, labels = np.asarray(probabilities, dtype=np.float64)[scored], labels[scored]
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64)[scored], labels[scored].astype(np.int64)
     if not len(labels):
         names = ("loss", "accuracy", "top5_accuracy", "macro_f1", "per_class", "confusion_matrix")
-        return counts | dict.fromkeys(names)
+        return counts | dict.fromkeys((*names, "mean_average_precision") if several else names)
     if not np.isfinite(probabilities).all():
         raise InputError(
             f"learning_rate: the model has diverged, {int((~np.isfinite(probabilities).all(1)).sum())} of "
             f"{len(labels)} videos have scores that are no numbers; make it smaller, or set max_grad_norm"
         )
+    return counts | (_several_labels if several else _one_label)(probabilities, labels, label_names)
+
+
+def _one_label(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], label_names: Sequence[str]
+) -> dict[str, Any]:
     num_labels = len(label_names)
     pairs = {"predictions": probabilities.argmax(1), "references": labels}
     own = np.maximum(probabilities[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)
@@ -112,7 +148,6 @@ def video_metrics(
     ranked = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     top5 = TopKAccuracy().compute(predictions=ranked, references=labels, k=5) if num_labels > 5 else {}
     return {
-        **counts,
         "loss": float(-np.log(own).mean()) + 0.0,  # a perfect score is 0, not -0
         **Accuracy().compute(**pairs),
         "top5_accuracy": top5.get("top5_accuracy"),
@@ -121,4 +156,27 @@ def video_metrics(
             name: {column: values[index] for column, values in table.items()} for index, name in enumerate(label_names)
         },
         **ConfusionMatrix().compute(**pairs, num_labels=num_labels),
+    }
+
+
+def _several_labels(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], label_names: Sequence[str]
+) -> dict[str, Any]:
+    predicted = (probabilities > 0.5).astype(np.int64)
+    own = np.maximum(np.where(labels == 1, probabilities, 1 - probabilities), np.finfo(np.float64).tiny)
+    precision = AveragePrecision().compute(predictions=probabilities, references=labels)["average_precision"]
+    table = {}
+    for index, name in enumerate(label_names):
+        row = PerClass().compute(predictions=predicted[:, index], references=labels[:, index], num_labels=2)
+        table[name] = {column: values[1] for column, values in row.items()} | {"average_precision": precision[index]}
+    occurring = [row for row in table.values() if row["support"]]
+    mean = {name: sum(row[name] for row in occurring) / max(len(occurring), 1) for name in ("average_precision", "f1")}
+    return {
+        "loss": float(-np.log(own).mean()) + 0.0,
+        "accuracy": float((predicted == labels).all(1).mean()),
+        "mean_average_precision": mean["average_precision"],
+        "top5_accuracy": None,
+        "macro_f1": mean["f1"],
+        "per_class": table,
+        "confusion_matrix": None,
     }

@@ -8,7 +8,9 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import (
     CONFIG_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoModelForImageClassification,
     AutoModelForVideoClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -16,8 +18,12 @@ from transformers import (
 
 from vidtune.errors import InputError, first_line
 from vidtune.hub import locate
-from vidtune.models.processors import load_processors, normalisation
-from vidtune.models.shape import frames_key, side_length, size_key
+from vidtune.models.configurations import ARCHITECTURES, FrameClassifierConfig, ZooConfig
+from vidtune.models.frames import FrameClassifierForVideoClassification
+from vidtune.models.positions import clip_shape, with_clips
+from vidtune.models.processors import load_processors, normalisation, processor_size, saved_processors
+from vidtune.models.shape import frames_key, patch_shape, side_length, size_key
+from vidtune.models.weights import import_weights
 
 CLIP_RECORD = "vidtune"
 """The field of a model's configuration that says how its clips were sampled: `{"sampling": ..., "fps": ...}`."""
@@ -34,12 +40,14 @@ def read_config(
 ) -> PretrainedConfig:
     """Read the configuration of a checkpoint, or make one to train from scratch, and set the labels.
 
+    A model of images, of either origin, becomes one that is applied to each frame.
+
     Args:
         model_name_or_path: Checkpoint, Hub id or folder; or None.
-        config_name: Without a checkpoint: model type, folder or JSON file.
+        config_name: Without a checkpoint: model type, name of ARCHITECTURES, folder or JSON file.
         config_overrides: Fields to change, only with `config_name`.
         labels: Names of the labels, in order.
-        num_frames: Frames of a clip; sets those of a new model, must agree with those of a checkpoint.
+        num_frames: Frames of a clip; None: as the configuration says.
         image_size: Height and width of a clip, likewise.
         revision: Branch, tag or commit of a checkpoint on the Hub.
 
@@ -49,17 +57,20 @@ def read_config(
     if model_name_or_path:
         source = locate(model_name_or_path, revision=revision)
         config = _load("model_name_or_path", AutoConfig.from_pretrained, source, revision=revision)
-        for name, value, own in (
-            ("num_frames", num_frames, getattr(config, frames_key(config), None)),
-            ("image_size", image_size, side_length(getattr(config, size_key(config), None))),
-        ):
-            if value is not None and value != own:
-                raise InputError(f"{name}: got {value}, but {model_name_or_path} reads {own}; leave {name} out")
+        if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            # Many models of images read other sizes than they were built for; their processors tell.
+            processor = saved_processors(model_name_or_path, revision)[-1]
+            config = FrameClassifierConfig(image_config=config, image_size=processor_size(processor))
     else:
         config = _new_config(str(config_name), config_overrides)
-        for key, value in ((frames_key(config), num_frames), (size_key(config), image_size)):
-            if value is not None:
-                setattr(config, key, value)
+        if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            if image_size is not None and hasattr(config, "image_size"):
+                config.image_size = image_size
+            size = side_length(getattr(config, "image_size", 224))
+            config = FrameClassifierConfig(image_config=config, image_size=size)
+    for key, value in ((frames_key(config), num_frames), (size_key(config), image_size)):
+        if value is not None and hasattr(config, key):
+            setattr(config, key, value)
     _check_shape(config, "model_name_or_path" if model_name_or_path else "config_name")
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
@@ -97,7 +108,10 @@ def clip_settings(config: PretrainedConfig, sampling: str | None, fps: float | N
 
 
 def load_model(
-    config: PretrainedConfig, model_name_or_path: str | None, revision: str | None = None
+    config: PretrainedConfig,
+    model_name_or_path: str | None,
+    revision: str | None = None,
+    weights: str | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load a checkpoint with a head for the labels of `config`, or build the model from scratch.
 
@@ -105,20 +119,30 @@ def load_model(
         config: As `read_config` returned it.
         model_name_or_path: Checkpoint, Hub id or folder; None for a new model.
         revision: Branch, tag or commit of a checkpoint on the Hub.
+        weights: File of pytorchvideo's or torchvision's own weights, for a new model of theirs.
 
     Returns:
         The model, and the names of the parameters that start from random numbers.
 
     Raises:
-        InputError: If there is no such model, or weights of its backbone are missing or of another shape.
+        InputError: If there is no such model, weights of its backbone are missing or of another shape, or it can't
+            read the clips of `config`.
     """
+    if weights and (model_name_or_path or not isinstance(config, ZooConfig)):
+        raise InputError(f"weights: {weights}: goes with config_name: one of {', '.join(ARCHITECTURES)}")
     if model_name_or_path is None:
         model = _load("config_overrides", AutoModelForVideoClassification.from_config, config)
-        return model, sorted(name for name, _ in model.named_parameters())
+        fresh = import_weights(model, weights) if weights else [name for name, _ in model.named_parameters()]
+        return model, sorted(fresh)
     source = locate(model_name_or_path, revision=revision)
+    is_of_images = (
+        isinstance(config, FrameClassifierConfig)
+        and AutoConfig.from_pretrained(source, revision=revision).model_type != config.model_type
+    )
+    auto = AutoModelForImageClassification if is_of_images else AutoModelForVideoClassification
     model, info = _load(
         "model_name_or_path",
-        AutoModelForVideoClassification.from_pretrained,
+        auto.from_pretrained,
         source,
         revision=revision,
         id2label=config.id2label,
@@ -126,15 +150,23 @@ def load_model(
         ignore_mismatched_sizes=True,
         output_loading_info=True,
     )
-    setattr(model.config, CLIP_RECORD, getattr(config, CLIP_RECORD, {}))
     new = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
-    backbone = sorted(name for name in new if name.startswith(f"{model.base_model_prefix}."))
+    if is_of_images:
+        model = FrameClassifierForVideoClassification(config, model)
+        new = {f"{model.base_model_prefix}.{name}" for name in new}
+    setattr(model.config, CLIP_RECORD, getattr(config, CLIP_RECORD, {}))
+    prefix = f"{model.base_model_prefix}."
+    if isinstance(model, FrameClassifierForVideoClassification):
+        prefix += f"{model.image_model.base_model_prefix}."
+    backbone = sorted(name for name in new if name.startswith(prefix))
     if backbone:
         raise InputError(
             f"model_name_or_path: {model_name_or_path}: {len(backbone)} weights of the backbone are missing or of "
-            f"another shape, {backbone[0]} first; choose a checkpoint of a {config.model_type} model"
+            f"another shape, {backbone[0]} first; choose a checkpoint of a {_kind(config)} model"
         )
     new |= _renew_foreign_head(model, source, revision)
+    if clip_shape(config) != clip_shape(model.config):
+        model = with_clips(model, *clip_shape(config))
     return model, sorted(new)
 
 
@@ -169,25 +201,31 @@ def _load(field: str, loader: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return loader(*args, **kwargs)
     except Exception as error:  # whatever transformers and safetensors raise
-        name = args[0] if isinstance(args[0], str) else args[0].model_type
+        name = args[0] if isinstance(args[0], str) else _kind(args[0])
         raise InputError(f"{field}: {name}: can't be loaded: {first_line(error)}") from None
 
 
+def _kind(config: PretrainedConfig) -> str:
+    return str((isinstance(config, ZooConfig) and config.architecture) or config.model_type)
+
+
 def _new_config(name: str, overrides: Mapping[str, Any]) -> PretrainedConfig:
-    if name in CONFIG_MAPPING:
+    if name in ARCHITECTURES:
+        config = ZooConfig(architecture=name)
+    elif name in CONFIG_MAPPING:
         config = CONFIG_MAPPING[name]()
     elif Path(name).exists():
         config = _load("config_name", AutoConfig.from_pretrained, name)
     else:
-        near = difflib.get_close_matches(name, list(CONFIG_MAPPING), n=1)
+        near = difflib.get_close_matches(name, [*CONFIG_MAPPING, *ARCHITECTURES], n=1)
         hint = f"did you mean {near[0]}?" if near else "give a model type such as videomae, a folder or a JSON file"
         raise InputError(f"config_name: {name}: no such model type or file; {hint}")
-    known = config.to_dict()
+    known = config.to_dict().keys() - {"architecture", "image_config"}  # these say what model it is
     for key, value in overrides.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
-            raise InputError(f"config_overrides: {key}: unknown to {config.model_type}; {hint}")
+            raise InputError(f"config_overrides: {key}: unknown to {_kind(config)}; {hint}")
         try:
             setattr(config, key, value)
         except (TypeError, ValueError, StrictDataclassFieldValidationError) as error:
@@ -201,12 +239,10 @@ def _check_shape(config: PretrainedConfig, field: str) -> None:
     frames, size = getattr(config, frames_key(config), None), getattr(config, size_key(config), None)
     if frames is None or size is None:
         raise InputError(
-            f"{field}: a {config.model_type} model reads no clips; choose one of videomae, timesformer, "
-            "vivit, vjepa2 or videoprism_vision_model"
+            f"{field}: a {config.model_type} model reads no clips; choose one of videomae, timesformer, vivit, "
+            f"vjepa2, videoprism_vision_model, {', '.join(ARCHITECTURES)}, or a model of images such as vit"
         )
-    tubelet = getattr(config, "tubelet_size", 1)
-    depth, patch = (tubelet[0], tubelet[1]) if isinstance(tubelet, list | tuple) else (tubelet, None)
-    patch = side_length(getattr(config, "patch_size", 1)) if patch is None else patch
+    depth, patch = patch_shape(config)
     for name, value, unit, of in (
         ("num_frames", frames, depth, "tubelet_size"),
         ("image_size", side_length(size), patch, "patch_size"),
@@ -228,4 +264,5 @@ def _renew_foreign_head(model: PreTrainedModel, name: str, revision: str | None)
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = False
     head.apply(model._init_weights)
-    return {f"classifier.{parameter}" for parameter, _ in head.named_parameters()}
+    place = next(place for place, module in model.named_modules() if module is head)
+    return {f"{place}.{parameter}" for parameter, _ in head.named_parameters()}

@@ -2,18 +2,18 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoVideoProcessor, PretrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoVideoProcessor, PretrainedConfig
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
 from vidtune.errors import InputError, first_line
 from vidtune.hub import locate
+from vidtune.models.configurations import IMAGENET_MEAN, IMAGENET_STD, FrameClassifierConfig, ZooConfig
 from vidtune.models.shape import side_length, size_key
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_processors(
@@ -21,15 +21,40 @@ def load_processors(
 ) -> list[Any]:
     """Load what turns raw frames into a model's input: the video processor, the image processor, or both.
 
-    Both are saved beside the model, so that AutoVideoProcessor and AutoImageProcessor find theirs. A checkpoint that
-    still names a `VideoMAEFeatureExtractor` (gone in transformers 5) is read as its successor.
+    Both are saved beside the model, so that AutoVideoProcessor and AutoImageProcessor find theirs. Where `config`
+    asks for other pictures than the checkpoint's, the processors' sizes are scaled. The processor of a model of images
+    gives way to one of clips, with its mean and standard deviation.
 
     Raises:
-        InputError: If the checkpoint has neither, it can't be read, or its size is not the model's.
+        InputError: If the checkpoint has neither, it can't be read, or its size is not that of the checkpoint's model.
     """
     size = side_length(getattr(config, size_key(config)))
     if model_name_or_path is None:
-        return _new_processors(config.model_type, size)
+        return [_new_processor(config, size)]
+    processors = saved_processors(model_name_or_path, revision)
+    if isinstance(config, FrameClassifierConfig):
+        return [_clip_processor("VideoMAEImageProcessor", size, *normalisation(processors[-1]))]
+    own = AutoConfig.from_pretrained(locate(model_name_or_path, revision=revision), revision=revision)
+    own_size = side_length(getattr(own, size_key(own)))
+    found = processor_size(processors[0])
+    if found != own_size:
+        raise InputError(
+            f"model_name_or_path: {model_name_or_path}: its processor makes pictures of {found} px, its model reads "
+            f"{own_size} px; mend preprocessor_config.json"
+        )
+    for processor in processors:
+        _scale(processor, size / own_size)
+    return processors
+
+
+def saved_processors(model_name_or_path: str, revision: str | None = None) -> list[Any]:
+    """Load the video processor and the image processor of a checkpoint, in this order, where it has them.
+
+    One that still names a `VideoMAEFeatureExtractor` (gone in transformers 5) is read as its successor.
+
+    Raises:
+        InputError: If it has neither, or they can't be read.
+    """
     source = locate(model_name_or_path, revision=revision)
     processors, reasons = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -43,12 +68,6 @@ def load_processors(
         raise InputError(
             f"model_name_or_path: {model_name_or_path}: has no processor ({reasons[0].split('. ')[0]}); "
             "put its preprocessor_config.json beside the weights"
-        )
-    found = processor_size(processors[0])
-    if found != size:
-        raise InputError(
-            f"model_name_or_path: {model_name_or_path}: its processor makes pictures of {found} px, its model reads "
-            f"{size} px; mend preprocessor_config.json"
         )
     return processors
 
@@ -72,26 +91,43 @@ def processor_size(processor: Any) -> int | None:
     return None if side is None else int(side)
 
 
-def _new_processors(model_type: str, size: int) -> list[Any]:
-    import transformers
+def _scale(processor: Any, factor: float) -> None:
+    """Have a processor make larger or smaller pictures."""
+    for name in ("size", "crop_size"):
+        sides = getattr(processor, name, None)
+        if sides:
+            scaled = {side: round(factor * length) for side, length in dict(sides).items()}
+            setattr(processor, name, type(sides)(**scaled))
 
+
+def _new_processor(config: PretrainedConfig, size: int) -> Any:
+    model_type = config.model_type
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type)
     if isinstance(names, dict):
         names = names.get("torchvision") or next(iter(names.values()))
     name = names if isinstance(names, str) else next(item for item in names or ("VideoMAEImageProcessor",) if item)
+    if isinstance(config, ZooConfig):
+        return _clip_processor(name, size, config.facts.mean, config.facts.std)
+    return _clip_processor(name, size, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _clip_processor(name: str, size: int, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """Make a processor that crops to `size` pixels and normalises values in [0, 1] with `mean` and `std`."""
+    import transformers
+
     processor = getattr(transformers, name)(
         do_resize=True,
         size={"shortest_edge": size},
         do_center_crop=True,
         crop_size={"height": size, "width": size},
         do_normalize=True,
-        image_mean=IMAGENET_MEAN,
-        image_std=IMAGENET_STD,
+        image_mean=mean,
+        image_std=std,
     )
     if getattr(processor, "offset", False):  # ViViT's, whose values lie in [-1, 1]
-        processor.image_mean = [2 * value - 1 for value in IMAGENET_MEAN]
-        processor.image_std = [2 * value for value in IMAGENET_STD]
-    return [processor]
+        processor.image_mean = [2 * value - 1 for value in mean]
+        processor.image_std = [2 * value for value in std]
+    return processor
 
 
 def _mended_processor(name: str, revision: str | None, folder: str) -> str | None:

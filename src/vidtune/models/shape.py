@@ -22,3 +22,11 @@ def size_key(config: PretrainedConfig) -> str:
 def side_length(size: Any) -> Any:
     """Height and width of a square that is given as one number or two; what is no square comes back as it is."""
     return size[0] if isinstance(size, list | tuple) and len(set(size)) == 1 else size
+
+
+def patch_shape(config: PretrainedConfig) -> tuple[Any, Any]:
+    """Frames of a patch, and its height and width in pixels."""
+    tubelet = getattr(config, "tubelet_size", 1)
+    if isinstance(tubelet, list | tuple):
+        return tubelet[0], tubelet[1]
+    return tubelet, side_length(getattr(config, "patch_size", 1))

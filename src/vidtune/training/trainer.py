@@ -4,15 +4,24 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    SchedulerType,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -20,9 +29,15 @@ from vidtune.data.clips import FAILED, EpochSampler, collate, failure
 from vidtune.errors import InputError, VideoError, first_line
 from vidtune.evaluation.metrics import video_metrics
 from vidtune.training.checkpoints import STAGING, move_checkpoint, move_files, rotate_checkpoints
+from vidtune.training.ema import LIVE_WEIGHTS, WeightAverage
+from vidtune.training.losses import classification_loss, soft_targets
+from vidtune.training.mixing import Mixing, draw_mix, mix_clips
+from vidtune.training.optimization import parameter_groups, scaled_learning_rate, stepped
 
-LOGGED_METRICS = ("loss", "accuracy", "top5_accuracy", "macro_f1")
+LOGGED_METRICS = ("loss", "accuracy", "mean_average_precision", "top5_accuracy", "macro_f1")
 """What each evaluation logs, and the best checkpoint can be chosen by."""
+UNLOGGED_METRICS = {False: {"mean_average_precision"}, True: {"top5_accuracy"}}
+"""Those that are not there, by whether a video may have several labels."""
 
 
 class VideoTrainer(Trainer):  # type: ignore[misc]
@@ -41,6 +56,15 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         processors: Saved beside the model.
         on_error: `raise`: a failed training video ends the run with VideoError; `skip`: it is left out, and listed in
             `failed_rows`.
+        multi_label: Whether a video may have several labels: labels are float `(B, num_labels)`.
+        layer_decay: Learning rate of each layer over that of the next one, in (0, 1].
+        learning_rate_steps: Epochs at which the learning rate falls to a tenth, ascending; replaces the schedule.
+        mixing: How training clips are mixed; None: not.
+        label_weights: Of each label's loss; None: all alike.
+        focal_gamma: Exponent of the focal loss, >= 0.
+        ema_decay: Share that an average of the weights keeps at each step; the average is scored and saved. None: the
+            weights themselves are.
+        row_weights: How likely a training video is drawn, over the others; None: each once an epoch.
         **kwargs: Passed on to Trainer, such as `train_dataset`, `eval_dataset`, `callbacks`.
     """
 
@@ -54,14 +78,29 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         label_names: Sequence[str],
         processors: Sequence[Any] = (),
         on_error: str = "raise",
+        multi_label: bool = False,
+        layer_decay: float = 1.0,
+        learning_rate_steps: Sequence[float] | None = None,
+        mixing: Mixing | None = None,
+        label_weights: Sequence[float] | None = None,
+        focal_gamma: float = 0.0,
+        ema_decay: float | None = None,
+        row_weights: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
+        loss = partial(
+            classification_loss,
+            label_smoothing=args.label_smoothing_factor,
+            weights=None if label_weights is None else torch.tensor(label_weights, device=args.device),
+            focal_gamma=focal_gamma,
+            multi_label=multi_label,
+        )
         try:
             super().__init__(
                 model,
                 args,
                 data_collator=collate,
-                compute_loss_func=partial(classification_loss, label_smoothing=args.label_smoothing_factor),
+                compute_loss_func=loss,
                 compute_metrics=partial(scalar_metrics, label_names=label_names),
                 **kwargs,
             )
@@ -72,31 +111,93 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         self.processors = processors
         # Trainer deletes old checkpoints in place, where a kill would leave half of one.
         self.save_total_limit, args.save_total_limit = args.save_total_limit, None
-        self.on_error = on_error
+        self.on_error, self.multi_label, self.mixing, self.row_weights = on_error, multi_label, mixing, row_weights
+        self.layer_decay, self.learning_rate_steps = layer_decay, learning_rate_steps
+        self.ema_decay = ema_decay
+        self.average: WeightAverage | None = None
+        if ema_decay and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise InputError("ema_decay: can't average weights that are sharded; leave it out, or launch with DDP")
+        self.add_callback(_EachStep(self))
         self.failed_rows: set[int] = set()
         self.trained_videos = 0
         self.evaluation_seconds = 0.0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = EpochSampler(len(train_dataset or self.train_dataset), seed)
+        weighted = {} if self.row_weights is None else {"weights": self.row_weights}
+        sampler = EpochSampler(len(train_dataset or self.train_dataset), self.data_seed, **weighted)
         self.add_callback(_SetEpoch(sampler))
         return sampler
 
+    @property
+    def data_seed(self) -> int:
+        """Seed of what is drawn, and of how it is mixed."""
+        return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Create the optimiser as Trainer does, with our groups of parameters."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if is_new:
+            rate, decay = self.args.learning_rate, self.args.weight_decay
+            optimizer.param_groups.clear()
+            for group in parameter_groups(model or self.model, rate, decay, self.layer_decay):
+                optimizer.add_param_group(group)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Create the schedule as Trainer does, or one that falls at given epochs."""
+        if self.learning_rate_steps and self.lr_scheduler is None:  # type: ignore[has-type]
+            epochs = [epoch / self.args.num_train_epochs for epoch in self.learning_rate_steps]
+            falls = [round(epoch * num_training_steps) for epoch in epochs]
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            rate = partial(stepped, num_warmup_steps=warmup, falls=falls)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, rate)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as Trainer does; afterwards the model is the average of its weights, if there is one."""
+        self.average = WeightAverage(self.model, self.ema_decay) if self.ema_decay else None
+        result = super().train(*args, **kwargs)
+        if self.average:  # not where the best checkpoint, an average itself, was loaded
+            self.average.swap(self.model)
+            self.average = None
+        return result
+
+    def _with_average(self) -> AbstractContextManager[None]:
+        return self.average.in_place(self.model) if self.average else nullcontext()
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count none: Trainer's estimate is of language models, and takes longer than a small model's step."""
+        return 0
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True  # resumed after its last step: Trainer would take one more
+        # Resumed after its last step: Trainer would take one more.
+        stopped = any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EarlyStoppingCallback)
+        )
+        if stopped or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        mix = None
         if self.model.training:
-            self.trained_videos += (len(inputs["labels"]) - len(inputs["failed_rows"])) * self.args.world_size
+            self.trained_videos += (len(inputs["rows"]) - len(inputs["failed_rows"])) * self.args.world_size
             if inputs["failed_rows"]:
                 self._note_failed(inputs["failed_rows"])
+            if self.mixing:
+                failed = (inputs["labels"].reshape(len(inputs["labels"]), -1)[:, 0] == FAILED).tolist()
+                size, seed = inputs["pixel_values"].shape[-2:], self.data_seed
+                mix = draw_mix(self.mixing, inputs["rows"].tolist(), failed, size, seed=seed, epoch=inputs["epoch"])
         inputs = super()._prepare_inputs({name: inputs[name] for name in ("pixel_values", "labels")})
-        pixels = inputs["pixel_values"].sub(self.image_mean).div(self.image_std)
-        return {self.model.main_input_name: pixels, "labels": inputs["labels"]}
+        pixels, labels = inputs["pixel_values"].sub(self.image_mean).div(self.image_std), inputs["labels"]
+        if mix:
+            pixels, labels = mix_clips(pixels, soft_targets(labels, self.model.config.num_labels), mix)
+        return {self.model.main_input_name: pixels, "labels": labels}
 
     def _note_failed(self, rows: list[int]) -> None:
         self.failed_rows.update(rows)
@@ -114,8 +215,14 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         views = inputs[self.model.main_input_name]
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**{self.model.main_input_name: views.flatten(0, 1)}).logits
-        probabilities = logits.float().flatten(1).softmax(-1)
+        logits = logits.float().flatten(1)
+        probabilities = logits.sigmoid() if self.multi_label else logits.softmax(-1)
         return None, probabilities.unflatten(0, views.shape[:2]).mean(1), inputs["labels"]
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate or predict as Trainer does, with the average of the weights, if there is one."""
+        with self._with_average():
+            return super().evaluation_loop(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as Trainer does, and keep count of the time it takes."""
@@ -154,7 +261,8 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         self._saving = True
         try:
-            super()._save_checkpoint(model, trial)
+            with self._with_average():
+                super()._save_checkpoint(model, trial)
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
@@ -169,6 +277,11 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             (run_dir / STAGING).rmdir()
         self.accelerator.wait_for_everyone()
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.average and self.args.should_save:
+            self.average.save(output_dir)
+
     def _get_output_dir(self, trial: Any) -> str:
         folder = str(super()._get_output_dir(trial))
         return os.path.join(folder, STAGING) if getattr(self, "_saving", False) else folder
@@ -178,8 +291,15 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             load_weights(model or self.model, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.ema_decay:
+            self.average = WeightAverage.load(self.model, self.ema_decay, resume_from_checkpoint)
+        elif Path(resume_from_checkpoint, LIVE_WEIGHTS).is_file():
+            raise InputError(
+                f"resume_from_checkpoint: {resume_from_checkpoint}: its run has ema_decay; set it as there"
+            )
 
     def _load_best_model(self) -> None:
+        self.average = None  # what was scored and saved is the average
         if self._has_plain_weights(self.state.best_model_checkpoint):
             load_weights(self.model, self.state.best_model_checkpoint)
         else:
@@ -188,6 +308,21 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
     def _has_plain_weights(self, checkpoint: str) -> bool:
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         return not sharded and any(Path(checkpoint).glob("model*.safetensors"))
+
+
+class _EachStep(TrainerCallback):  # type: ignore[misc]
+    """Seeds each step, on each process another way, and averages the weights after it."""
+
+    def __init__(self, trainer: VideoTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        sequence = np.random.SeedSequence([args.seed, state.global_step, args.process_index])
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.average and not self.trainer.accelerator.optimizer_step_was_skipped:
+            self.trainer.average.update(self.trainer.model)
 
 
 class _SetEpoch(TrainerCallback):  # type: ignore[misc]
@@ -200,13 +335,24 @@ class _SetEpoch(TrainerCallback):  # type: ignore[misc]
         self.sampler.epoch = int(state.epoch or 0)
 
 
-def training_arguments(given: dict[str, Any], precision: str = "auto") -> TrainingArguments:
+def training_arguments(
+    given: dict[str, Any],
+    precision: str = "auto",
+    *,
+    base_learning_rate: float | None = None,
+    min_learning_rate: float | None = None,
+    multi_label: bool = False,
+) -> TrainingArguments:
     """Build the arguments of the Trainer.
 
     Args:
         given: Fields of TrainingArguments by name.
         precision: `fp32`, `bf16`, `fp16`, or `auto`: what accelerate was launched with, else bf16 on a GPU that has
             it, else fp32. `fp32` also overrules what accelerate was launched with, in the environment of this process.
+        base_learning_rate: Learning rate for 256 videos a step, which is scaled to this run's; replaces
+            `learning_rate`.
+        min_learning_rate: Where cosine ends; for 256 videos a step, too, if there is a `base_learning_rate`.
+        multi_label: Whether a video may have several labels, which decides what the best checkpoint is.
 
     Raises:
         InputError: If a field is refused.
@@ -226,15 +372,19 @@ def training_arguments(given: dict[str, Any], precision: str = "auto") -> Traini
     if given.get("report_to") is None:
         given.pop("report_to", None)
     if given.get("load_best_model_at_end") or given.get("save_strategy") == "best":
-        metric = given.setdefault("metric_for_best_model", "accuracy")
-        if metric.removeprefix("eval_") not in LOGGED_METRICS:
-            raise InputError(f"metric_for_best_model: got {metric!r}; give one of {', '.join(LOGGED_METRICS)}")
+        metric = given.setdefault("metric_for_best_model", "mean_average_precision" if multi_label else "accuracy")
+        known = [name for name in LOGGED_METRICS if name not in UNLOGGED_METRICS[multi_label]]
+        if metric.removeprefix("eval_") not in known:
+            raise InputError(f"metric_for_best_model: got {metric!r}; give one of {', '.join(known)}")
+    given.setdefault("logging_nan_inf_filter", False)  # a loss that is no number shows, and each step is spared a wait
     given |= {"push_to_hub": False, "remove_unused_columns": False, "label_names": ["labels"]}
     try:
         arguments = TrainingArguments(**given)
     except (ValueError, TypeError, ImportError) as error:
         message = " ".join(str(error).split())
         raise InputError(f"training arguments: {message}") from None
+    if arguments.optim.startswith(("galore", "apollo", "lomo", "adalomo")):
+        raise InputError(f"optim: {arguments.optim.value} groups the parameters by itself; choose another")
     if arguments.n_gpu > 1:
         raise InputError(
             f"num_processes: one process was started for {arguments.n_gpu} GPUs; add `--multi_gpu --num_processes "
@@ -242,38 +392,23 @@ def training_arguments(given: dict[str, Any], precision: str = "auto") -> Traini
         )
     if arguments.mixed_precision == "fp16" and arguments.device.type == "cpu":
         raise InputError("precision: fp16 needs a GPU; use fp32 here, or bf16")
+    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    if base_learning_rate is not None:
+        arguments.learning_rate = scaled_learning_rate(base_learning_rate, batch)
+        min_learning_rate = min_learning_rate and scaled_learning_rate(min_learning_rate, batch)
+    if min_learning_rate:
+        arguments.lr_scheduler_type = SchedulerType.COSINE_WITH_MIN_LR
+        arguments.lr_scheduler_kwargs = {
+            **(arguments.lr_scheduler_kwargs or {}),
+            "min_lr_rate": min_learning_rate / arguments.learning_rate,
+        }
     return arguments
 
 
-def classification_loss(
-    outputs: Any,
-    labels: torch.Tensor,
-    num_items_in_batch: torch.Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> torch.Tensor:
-    """Cross-entropy, summed and divided by the videos of the whole step.
-
-    So a step of 2 batches of 4 has the loss, and the gradient, of one batch of 8, for every architecture.
-
-    Args:
-        outputs: With `logits`, `(B, num_labels)` or `(B, 1, num_labels)`.
-        labels: `(B,)`; FAILED where a video failed.
-        num_items_in_batch: Videos that count, over all processes and accumulated batches; None: of this batch.
-        label_smoothing: In [0, 1).
-
-    Returns:
-        Scalar, nats.
-    """
-    logits = outputs["logits"].flatten(1).float()
-    total = F.cross_entropy(logits, labels, ignore_index=FAILED, reduction="sum", label_smoothing=label_smoothing)
-    count = (labels != FAILED).sum() if num_items_in_batch is None else num_items_in_batch
-    return total / torch.as_tensor(count, device=total.device).clamp(min=1)
-
-
 def scalar_metrics(prediction: EvalPrediction, label_names: Sequence[str]) -> dict[str, float]:
-    """Give what the Trainer logs and chooses the best checkpoint by: loss, accuracy, top-5 and macro F1."""
+    """Give what the Trainer logs and chooses the best checkpoint by: loss, accuracy, mAP, top-5 and macro F1."""
     metrics = video_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), label_names)
-    return {name: metrics[name] for name in (*LOGGED_METRICS, "videos", "failed") if metrics[name] is not None}
+    return {name: metrics[name] for name in (*LOGGED_METRICS, "videos", "failed") if metrics.get(name) is not None}
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> None:
