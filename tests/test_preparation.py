@@ -255,14 +255,6 @@ def test_a_split_all_of_whose_videos_fail_is_refused(source, tmp_path):
     assert not (tmp_path / "out" / "data").exists()
 
 
-def test_a_worker_that_crashes_is_replaced(videos, tmp_path):
-    job = shards.Job("train", 0, "a.mp4", tmp_path / "a.mp4")
-    with preparation._workers(1, videos) as pool:
-        crash, next_one = pool.schedule(os._exit, (11,)), pool.schedule(abs, (-3,))
-        assert preparation._reason(crash, job) == "its decoder crashed (exit code 11)"
-        assert next_one.result() == 3
-
-
 # Whole or not there, and nothing twice
 
 

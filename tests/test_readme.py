@@ -7,6 +7,7 @@ import pytest
 
 from run_recipe import REPOSITORY, load_recipe
 from vidtune.arguments import parse
+from vidtune.data.findings import KINDS
 
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMANDS = [
@@ -38,6 +39,12 @@ def test_every_command_parses(command, monkeypatch):
 def test_every_local_link_leads_somewhere(path):
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_the_guide_lists_every_kind_of_finding():
+    guide = (REPOSITORY / "docs" / "data.md").read_text()
+    for kind, (meaning, remedy) in KINDS.items():
+        assert f"| `{kind}` | {meaning} | {remedy} |" in guide
 
 
 def test_the_readme_is_short():

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import DatasetDict
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from vidtune.data.clips import open_row
 from vidtune.data.encoding import Encoding, encode_video
+from vidtune.data.isolation import Lost, run_isolated
 from vidtune.data.shards import (
     Facts,
     Job,
@@ -192,38 +192,36 @@ def _encode(
         for shard in shards
         if not (folder / shard.name).exists() or any(facts[job] is None for job in shard.jobs)
     ]
-    jobs = [job for shard in lacking for job in shard.jobs if not is_staged(job, facts[job])]
-    processes = min(num_proc or _cores(), max(1, len(jobs)))
+    waits_for = {shard: {job for job in shard.jobs if not is_staged(job, facts[job])} for shard in lacking}
+    shard_of = {job: shard for shard, jobs in waits_for.items() for job in jobs}
+
+    def finish(shard: Shard) -> None:
+        write_shard(shard, videos, folder, staging)
+        for job in shard.jobs:
+            job.staged.unlink(missing_ok=True)
+
+    for shard in [shard for shard, jobs in waits_for.items() if not jobs]:
+        finish(shard)
+    tasks = ((job, (videos[job.split][job.row], job, encoding, decoder)) for job in shard_of)
+    processes = min(num_proc or _cores(), max(1, len(shard_of)))
     with (
-        _workers(processes, videos) as pool,
-        tqdm(total=len(facts), initial=len(facts) - len(jobs), desc="prepare", unit="video") as progress,
+        closing(run_isolated(_stage, tasks, processes, math.inf)) as results,
+        tqdm(total=len(facts), initial=len(facts) - len(shard_of), desc="prepare", unit="video") as progress,
     ):
-        futures = {job: pool.schedule(_stage, (job, encoding, decoder)) for job in jobs}
-        for shard in lacking:
-            for job in shard.jobs:
-                if job in futures:
-                    reason = _reason(futures.pop(job), job)
-                    if reason and on_error == "raise":
-                        raise VideoError(
-                            f"dataset: {job.path}: {reason}; mend or remove it, or leave such videos out with "
-                            "--on_error skip"
-                        )
-                    if reason:
-                        write_json(job.staged.with_suffix(".json"), {"reason": reason}, staging)
-                    progress.update()
-            write_shard(shard, videos, folder, staging)
-            for job in shard.jobs:
-                job.staged.unlink(missing_ok=True)
-    return len(jobs)
-
-
-def _reason(future: ProcessFuture[str | None], job: Job) -> str | None:
-    """Wait for a worker: None where the video is staged, else why it can't be decoded."""
-    try:
-        reason: str | None = future.result()
-    except ProcessExpired as error:
-        return f"its decoder crashed (exit code {error.exitcode})"
-    return reason
+        for job, result in results:
+            reason = result.detail if isinstance(result, Lost) else result
+            if reason and on_error == "raise":
+                raise VideoError(
+                    f"dataset: {job.path}: {reason}; mend or remove it, or leave such videos out with --on_error skip"
+                )
+            if reason:
+                write_json(job.staged.with_suffix(".json"), {"reason": reason}, staging)
+            progress.update()
+            shard = shard_of[job]
+            waits_for[shard].remove(job)
+            if not waits_for[shard]:
+                finish(shard)
+    return len(shard_of)
 
 
 def _totals(shards: Sequence[Shard], sources: Mapping[str, Sequence[Facts]], folder: Path) -> dict[str, Any]:
@@ -282,40 +280,9 @@ def _data_folder(output_dir: Path) -> Path:
     return final if final.exists() else staged
 
 
-# Workers
-
-
-@contextmanager
-def _workers(processes: int, videos: DatasetDict) -> Iterator[ProcessPool]:
-    """Start processes, of which one that crashes is replaced; an error here stops them at once."""
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        context.set_forkserver_preload([__name__])  # PyTorch is imported once, not by each
-    pool = ProcessPool(processes, initializer=_start_worker, initargs=[videos], context=context)
-    try:
-        yield pool
-        pool.close()
-    except BaseException:
-        pool.stop()
-        raise
-    finally:
-        pool.join()
-
-
-_videos = DatasetDict()
-"""The rows that a worker reads from; only in workers."""
-
-
-def _start_worker(videos: DatasetDict) -> None:
-    global _videos
-    _videos = videos
+def _stage(row: Mapping[str, Any], job: Job, encoding: Encoding, decoder: str) -> str | None:
+    """Encode the video of a row into its staged file; returns why it can't be decoded, else None."""
     torch.set_num_threads(1)
-
-
-def _stage(job: Job, encoding: Encoding, decoder: str) -> str | None:
-    """Encode a video of this worker's rows into its staged file; returns why it can't be decoded, else None."""
-    row = _videos[job.split][job.row]
     try:
         with open_row(row, decoder) as video:
             content, facts = encode_video(video, encoding)
