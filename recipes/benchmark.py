@@ -47,12 +47,13 @@ SMALL_MODEL = {
     "image_size": 112,
     "patch_size": 16,
     "tubelet_size": 2,
-    "hidden_size": 192,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 3,
-    "intermediate_size": 768,
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
 }
-"""The VideoMAE of `epoch`, 3 million parameters: recipes/configs/surveillance_fight/scratch.yaml has the same."""
+"""The VideoMAE of `epoch`, 1 million parameters, as in recipes/configs/demo.yaml: small, so that a CPU can train it
+about as fast as the input arrives."""
 
 EPOCHS_A_ROUND = 4  # of `workers`: the last batches, of which some workers get none, should weigh little
 WARM_UP_CLIPS = 1000  # of `memory`
@@ -438,7 +439,8 @@ def notebook_trainer(videos: Any, options: BenchmarkArguments, folder: str) -> A
 def own_trainer(videos: Any, options: BenchmarkArguments, folder: str) -> Any:
     """Our trainer, with as many data-loader workers as `num_proc` says."""
     from vidtune.data.clips import ClipFormat
-    from vidtune.training.trainer import VideoTrainer, training_arguments
+    from vidtune.training.settings import training_arguments
+    from vidtune.training.trainer import VideoTrainer
 
     model, mean, std = small_model(videos, options)
     given = training_fields(videos, options, folder) | {"dataloader_num_workers": workers(options)}

@@ -44,9 +44,9 @@ def test_any_frame_at_its_time(content, seconds):
 
 def test_the_picture_is_nearly_that_of_the_source():
     smooth = torch.nn.functional.interpolate(FRAMES[:1, :, ::8, ::8].float(), size=(48, 64), mode="bicubic")
-    smooth = smooth.clamp(0, 255).to(torch.uint8)
+    smooth = smooth.mean(1, keepdim=True).expand(1, 3, 48, 64).clamp(0, 255).to(torch.uint8)  # colours are halved
     with open_video(encode_jpeg_video(smooth, Fraction(10), quality=95)) as video:
-        assert (video.frames_at([0.0]).float() - smooth.float()).abs().mean() < 4
+        assert (video.frames_at([0.0]).float() - smooth.float()).abs().mean() < 2
 
 
 def test_pyav_and_any_player_read_it_too(content):

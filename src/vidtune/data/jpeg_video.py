@@ -7,16 +7,17 @@ handed to libjpeg-turbo, which takes half the time of FFmpeg's own JPEG decoder.
 from __future__ import annotations
 
 import io
-from bisect import bisect_right
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vidtune.data.video import Pixels, Video, undecodable
-from vidtune.errors import VideoError
 
 # Bytes 8 to 12 of an MP4 name its kind; players go by the compatible kinds that follow.
 BRAND = b"vdtn"
@@ -62,23 +63,14 @@ class JpegVideo(Video):
 
     def __init__(self, name: str, source: str | bytes, start: float | None, end: float | None) -> None:
         """Open the file and read its index; see `open_video`."""
-        import av
-
         path = Path() if isinstance(source, bytes) else Path(source.removeprefix("file:"))
         self._file = io.BytesIO(source) if isinstance(source, bytes) else path.open("rb")
         try:
-            with av.open(self._file, metadata_errors="replace") as container:
-                stream = container.streams.video[0]
-                entries = [(entry.timestamp, entry.pos, entry.size) for entry in stream.index_entries]
-                base, fps = float(stream.time_base), float(stream.average_rate or 1)
-                self._shape = stream.height, stream.width
-        except (av.error.FFmpegError, IndexError) as error:
+            self._shape, self._sizes, first, self._fps = _index_of(self._file)
+        except (struct.error, ValueError, ZeroDivisionError) as error:
             raise undecodable(name, error) from None
-        if not entries:
-            raise VideoError(f"{name}: holds no frames")
-        self._seconds = [(time - entries[0][0]) * base for time, _, _ in entries]
-        self._places = [(begin, size) for _, begin, size in entries]
-        super().__init__(name, len(entries), len(entries) / fps, start, end)
+        self._places = first + np.cumsum(self._sizes) - self._sizes
+        super().__init__(name, len(self._sizes), len(self._sizes) / self._fps, start, end)
 
     def frames_at(self, seconds: Sequence[float], slack_seconds: float = 0.0) -> torch.Tensor:
         """Decode frames as `Video.frames_at` does, each straight into its place."""
@@ -107,20 +99,55 @@ class JpegVideo(Video):
             yield pixels
 
     def _index(self, time: float) -> int:
-        return max(0, bisect_right(self._seconds, time) - 1)
+        return int(min(time * self._fps, len(self._sizes) - 1))
 
     def _decode(self, index: int, pixels: Pixels) -> None:
         """Decode a frame into `pixels` `(H, W, 3)`."""
         from simplejpeg import decode_jpeg
 
-        begin, size = self._places[index]
-        self._file.seek(begin)
+        self._file.seek(int(self._places[index]))
         try:
             # Half the resolution of chroma is widened by repetition, as FFmpeg does: faster, and 68 dB from the rest.
-            decode_jpeg(self._file.read(max(0, size)), fastupsample=True, buffer=pixels)
+            decode_jpeg(self._file.read(int(self._sizes[index])), fastupsample=True, buffer=pixels)
         except ValueError as error:
             raise undecodable(self._name, error) from None
 
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+
+
+def _index_of(file: IO[bytes]) -> tuple[tuple[int, int], NDArray[np.int64], int, float]:
+    """Read what `encode_jpeg_video` wrote of its frames, in a tenth of the time that FFmpeg takes to open the file.
+
+    Returns:
+        Height and width, the size of each frame in bytes, the place of the first, which the others follow without a
+        gap, and frames per second.
+
+    Raises:
+        ValueError, struct.error: If the file is damaged.
+    """
+    position, kind, size = 0, b"", 0
+    while kind != b"moov":  # ISO/IEC 14496-12: boxes of a size, a kind and their content
+        position += size
+        file.seek(position)
+        size, kind, long_size = struct.unpack(">I4sQ", file.read(16))
+        size = long_size if size == 1 else size
+        if size < 8:
+            raise ValueError("it ends before its index")
+    file.seek(position)
+    index = file.read(size)
+
+    def numbers(box: bytes, at: int, form: str) -> Any:
+        return struct.unpack_from(form, index, index.index(box) + len(box) + at)
+
+    (time_unit,) = numbers(b"mdhd", 12, ">I")
+    (duration,) = numbers(b"stts", 12, ">I")
+    height, width = numbers(b"jpeg" if b"jpeg" in index else b"mp4v", 24, ">HH")[::-1]
+    same_size, count = numbers(b"stsz", 4, ">II")
+    (first,) = numbers(b"co64", 8, ">Q") if b"co64" in index else numbers(b"stco", 8, ">I")
+    sizes = np.frombuffer(index, ">u4", 0 if same_size else count, index.index(b"stsz") + 16).astype(np.int64)
+    sizes = np.full(count, same_size) if same_size else sizes
+    if not (count and height and width):
+        raise ValueError("it holds no frames")
+    return (height, width), sizes, first, time_unit / duration
