@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     predict = shlex.join(["python", "recipes/predict.py", "--model", str(output_dir), "--input", example])
     print_summary(report, output_dir, predict)
     if repo_id:
-        files = sorted(path.name for pattern in RUN_FILES for path in output_dir.glob(pattern))
+        files = sorted(path.relative_to(output_dir).as_posix() for name in RUN_FILES for path in output_dir.glob(name))
         print("published:", publish(output_dir, repo_id, files, "Fine-tune with vidtune"))
     return report
 
@@ -144,7 +144,8 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
     from vidtune.data.splits import label_names
     from vidtune.models.auto import clip_settings, load_model, read_config
     from vidtune.models.processors import load_processors, normalisation
-    from vidtune.training.trainer import VideoTrainer, training_arguments
+    from vidtune.training.settings import training_arguments
+    from vidtune.training.trainer import VideoTrainer
 
     logging.disable_progress_bar()  # those of reading and writing weights; training keeps its own
     data, model, tuning = options.data, options.model, options.tuning
@@ -172,7 +173,9 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
     set_seed(args.seed)
     network, newly_initialised = load_model(config, **checkpoint, weights=model.weights)
     network.config.problem_type = f"{'multi' if multi_label else 'single'}_label_classification"  # for the pipeline
-    tune(network, tuning, newly_initialised)
+    network = tune(network, model, tuning, newly_initialised)
+    if tuning.tuning == "attentive_probe":
+        newly_initialised = [name for name, _ in network.named_parameters() if name.startswith("probes.0.")]
     trainer = VideoTrainer(
         network,
         args,
@@ -189,12 +192,11 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
     return trainer, clips, newly_initialised
 
 
-def tune(network: Any, tuning: TuningArguments, newly_initialised: list[str]) -> None:
-    """Choose what is trained of a model, and regularise it."""
+def tune(network: Any, model: ModelArguments, tuning: TuningArguments, newly_initialised: list[str]) -> Any:
+    """Regularise a model, and choose what of it is trained; returns it, or what stands around it."""
     from vidtune.models.regularisation import scale_head, set_drop_path, set_head_dropout
+    from vidtune.models.tuning import apply_tuning
 
-    if tuning.tuning != "full":
-        raise InputError(f"tuning: {tuning.tuning} is not available yet; use full")
     if tuning.head_init_scale != 1:
         if not any("classifier." in name for name in newly_initialised):
             raise InputError("head_init_scale: the checkpoint's head is kept, not initialised; leave it out")
@@ -203,6 +205,21 @@ def tune(network: Any, tuning: TuningArguments, newly_initialised: list[str]) ->
         set_drop_path(network, tuning.drop_path)
     if tuning.head_dropout is not None:
         set_head_dropout(network, tuning.head_dropout)
+    return apply_tuning(
+        network,
+        tuning.tuning,
+        new=newly_initialised,
+        unfreeze_layers=tuning.unfreeze_layers,
+        lora_rank=tuning.lora_rank,
+        lora_alpha=tuning.lora_alpha,
+        lora_dropout=tuning.lora_dropout,
+        lora_targets=tuning.lora_targets,
+        base_model=model.model_name_or_path,
+        revision=model.model_revision,
+        num_probes=len(tuning.probe_learning_rates) * len(tuning.probe_weight_decays),
+        probe_blocks=tuning.probe_blocks,
+        probe_heads=tuning.probe_heads,
+    )
 
 
 def training_pieces(tuning: TuningArguments, videos: Any) -> dict[str, Any]:
@@ -213,9 +230,10 @@ def training_pieces(tuning: TuningArguments, videos: Any) -> dict[str, Any]:
     from vidtune.training.losses import label_weights, row_weights
     from vidtune.training.mixing import Mixing
 
-    pieces: dict[str, Any] = {
-        name: getattr(tuning, name) for name in ("layer_decay", "learning_rate_steps", "focal_gamma", "ema_decay")
-    }
+    names = ("layer_decay", "learning_rate_steps", "focal_gamma", "ema_decay", "merge_lora")
+    pieces: dict[str, Any] = {name: getattr(tuning, name) for name in names}
+    if tuning.tuning == "attentive_probe":
+        pieces["probe_grid"] = (tuning.probe_learning_rates, tuning.probe_weight_decays)
     if tuning.mixup or tuning.cutmix:
         pieces["mixing"] = Mixing(tuning.mixup, tuning.cutmix, tuning.mix_probability, tuning.mix_switch_probability)
     if tuning.class_weights:
@@ -234,13 +252,12 @@ def build_clips(data: DataArguments, tuning: TuningArguments, videos: Any, clip:
     from vidtune.data.splits import label_names
     from vidtune.data.transforms import mirrored_labels
 
-    mirrored = mirrored_labels(label_names(videos["train"])) if tuning.flip_guard and not data.train_transform else []
-    if mirrored and data.horizontal_flip:
+    pairs = mirrored_labels(label_names(videos["train"])) if tuning.flip_guard and not data.train_transform else []
+    if data.horizontal_flip and pairs:
         raise InputError(
-            f"horizontal_flip: {data.horizontal_flip} makes a clip of {mirrored[0][0]!r} one of {mirrored[0][1]!r}; "
-            "set it to 0, or add --flip_guard false"
+            f"horizontal_flip: {data.horizontal_flip}: in the mirror {pairs[0][0]!r} is {pairs[0][1]!r}; "
+            "set horizontal_flip: 0, or flip_guard: false if it does not matter"
         )
-
     if data.on_error == "raise":
         problems = [problem for part in videos.values() for problem in unreadable_videos(part, data.decoder)]
         if problems:
@@ -277,6 +294,7 @@ def build_report(
 ) -> dict[str, Any]:
     """Score validation and test by video, and gather everything that a reader of the run asks for."""
     import dataclasses
+    from itertools import product
 
     import numpy as np
     from accelerate.utils import gather_object
@@ -317,6 +335,9 @@ def build_report(
         "optimisation": {
             "learning_rate": trainer.args.learning_rate,
             "total_batch": trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps * processes,
+            "best_probe": None
+            if trainer.best_probe is None
+            else list(product(*trainer.probe_grid))[trainer.best_probe],
         },
         "labels": labels,
         "clip": dataclasses.asdict(clips["train"].clip),

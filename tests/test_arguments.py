@@ -20,6 +20,7 @@ from vidtune.arguments import (
     PrepareArguments,
     PublishArguments,
     SourceArguments,
+    TuningArguments,
     parse,
 )
 from vidtune.errors import InputError, exit_code
@@ -27,7 +28,13 @@ from vidtune.schema import RANGES, check_value, training_fields
 
 ROOT = Path(__file__).parents[1]
 SCRATCH = ["--config_name", "videomae"]
-FINETUNE = {"source": SourceArguments, "data": DataArguments, "model": ModelArguments, "publish": PublishArguments}
+FINETUNE = {
+    "source": SourceArguments,
+    "data": DataArguments,
+    "model": ModelArguments,
+    "tuning": TuningArguments,
+    "publish": PublishArguments,
+}
 PREPARE = {"source": SourceArguments, "prepare": PrepareArguments}
 
 
@@ -108,6 +115,15 @@ def test_the_last_of_an_option_given_twice_counts() -> None:
         ("dataset: '123'", "dataset", "123"),
         ("model_revision: 12e4567", "model_revision", "12e4567"),
         ("learning_rate: 1e1", "learning_rate", 10.0),
+        ("tuning: full", "tuning", "full"),
+        ("class_weights: balanced", "class_weights", "balanced"),
+        ("class_weights: {fight: 2, noFight: 1}", "class_weights", {"fight": 2.0, "noFight": 1.0}),
+        ("class_weights:", "class_weights", None),
+        ("drop_path: 0", "drop_path", 0.0),
+        ("learning_rate_steps: [11, 14]\nnum_train_epochs: 15", "learning_rate_steps", [11.0, 14.0]),
+        ("rand_augment: rand-m7-n4-mstd0.5-inc1", "rand_augment", "rand-m7-n4-mstd0.5-inc1"),
+        ("flip_guard: no", "flip_guard", False),
+        ("balanced_sampling: yes", "balanced_sampling", True),
     ],
 )
 def test_values_of_a_config(tmp_path: Path, text: str, name: str, value: Any) -> None:
@@ -145,12 +161,32 @@ def test_values_of_a_config(tmp_path: Path, text: str, name: str, value: Any) ->
         ("--report_to wandb", "report_to", "wandb"),
         ("--report_to|[wandb, tensorboard]", "report_to", ["wandb", "tensorboard"]),
         ("--include_for_metrics inputs loss", "include_for_metrics", ["inputs", "loss"]),
+        ("--class_weights balanced", "class_weights", "balanced"),
+        ("--class_weights|{a: 2, b c: 1}", "class_weights", {"a": 2.0, "b c": 1.0}),
+        ("--tuning lora --merge_lora --lora_targets query value", "lora_targets", ["query", "value"]),
+        ("--tuning lora --merge_lora --lora_targets query", "lora_targets", ["query"]),
+        ("--tuning lora --merge_lora --lora_alpha 32", "lora_alpha", 32.0),
+        ("--tuning partial --unfreeze_layers 2 --layer_decay 0.5", "unfreeze_layers", 2),
+        ("--tuning attentive_probe --probe_learning_rates 1e-3", "probe_learning_rates", [1e-3]),
+        ("--tuning attentive_probe --probe_weight_decays 0 0.1", "probe_weight_decays", [0.0, 0.1]),
+        ("--base_learning_rate 1e-3 --lr_scheduler_type cosine --min_learning_rate 0", "min_learning_rate", 0.0),
+        ("--mixup 0.8 --mix_probability 0.5", "mix_probability", 0.5),
+        ("--early_stopping_patience 3 --load_best_model_at_end", "early_stopping_patience", 3),
+        ("--balanced_sampling|--class_weights|{a: 2}", "balanced_sampling", True),
+        ("--weights x3d_s.pyth", "weights", "x3d_s.pyth"),
     ],
 )
 def test_values_of_the_command_line(words: str, name: str, value: Any) -> None:
     options = read(*words.split("|" if "|" in words else " "))
     given = options.config | dataclasses.asdict(options.publish)
     assert given[name] == value and type(given[name]) is type(value)
+
+
+def test_attentive_probes_are_not_clipped_together(tmp_path: Path) -> None:
+    options = read("--tuning", "attentive_probe")
+    assert options.training == {"max_grad_norm": 0.0}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(options.config))
+    assert parse(["--config", str(tmp_path / "config.yaml")], "A recipe.", FINETUNE).config == options.config
 
 
 def test_null_on_the_command_line_takes_back_what_the_config_says(tmp_path: Path) -> None:
@@ -327,6 +363,75 @@ BAD_COMMAND_LINES = [
     ("--train_transform transforms.py", ["train_transform: got 'transforms.py'", "module:function"]),
     ("--precision fp32 --bf16", ["bf16: True contradicts precision: fp32", "one of them"]),
     ("--precision bf16 --fp16", ["fp16: True contradicts precision: bf16"]),
+]
+
+
+BAD_COMMAND_LINES += [
+    ("--drop_path 1", ["drop_path: got 1", "less than 1"]),
+    ("--head_dropout=-0.1", ["head_dropout: got -0.1", "greater than or equal to 0"]),
+    ("--head_init_scale 0", ["head_init_scale: got 0", "greater than 0"]),
+    ("--layer_decay 0", ["layer_decay: got 0", "greater than 0"]),
+    ("--layer_decay 1.1", ["layer_decay: got 1.1", "less than or equal to 1"]),
+    ("--mixup=-1", ["mixup: got -1", "greater than or equal to 0"]),
+    ("--mixup 1 --mix_probability 2", ["mix_probability: got 2", "less than or equal to 1"]),
+    ("--random_erasing 2", ["random_erasing: got 2", "less than or equal to 1"]),
+    ("--rand_augment rand-m7", ["rand_augment: rand-m7: n is missing"]),
+    ("--rand_augment augmix-m3-n4", ["rand_augment: augmix-m3-n4"]),
+    ("--num_sample 0", ["num_sample: got 0", "greater than or equal to 1"]),
+    ("--ema_decay 1", ["ema_decay: got 1", "less than 1"]),
+    ("--ema_decay 0", ["ema_decay: got 0", "greater than 0"]),
+    ("--class_weights balance", ["class_weights: got 'balance'; input should be 'balanced'"]),
+    ("--class_weights {}", ["class_weights: got {}", "at least 1"]),
+    ("--class_weights|{a: 0}", ["class_weights: got {'a': 0}", "greater than 0"]),
+    ("--class_weights|{1: 2}", ["class_weights: got {1: 2}", "valid string"]),
+    ("--focal_gamma=-1", ["focal_gamma: got -1", "greater than or equal to 0"]),
+    ("--early_stopping_patience 0", ["early_stopping_patience: got 0", "greater than or equal to 1"]),
+    ("--tuning adapter", ["tuning: got 'adapter'", "'lora'", "'partial'"]),
+    ("--base_learning_rate 0", ["base_learning_rate: got 0", "greater than 0"]),
+    ("--tuning lora --lora_rank 0", ["lora_rank: got 0"]),
+    ("--tuning|lora|--lora_targets|[]", ["lora_targets: got []", "at least 1 item"]),
+    ("--tuning attentive_probe --probe_learning_rates 0", ["probe_learning_rates: got [0]", "greater than 0"]),
+    # contradictions
+    ("--unfreeze_layers 2", ["unfreeze_layers: 2 goes with tuning: partial; it is full"]),
+    ("--tuning partial", ["unfreeze_layers: missing", "how many of the last blocks"]),
+    ("--lora_rank 4", ["lora_rank: 4 goes with tuning: lora; it is full"]),
+    ("--tuning linear_probe --merge_lora", ["merge_lora: True goes with tuning: lora; it is linear_probe"]),
+    ("--tuning lora --probe_blocks 1", ["probe_blocks: 1 goes with tuning: attentive_probe; it is lora"]),
+    ("--tuning lora --layer_decay 0.5", ["layer_decay: 0.5 goes with tuning: full or partial; it is lora"]),
+    ("--tuning linear_probe --drop_path 0.1", ["drop_path: 0.1 goes with tuning: full or partial or lora"]),
+    ("--base_learning_rate 1 --learning_rate 1", ["base_learning_rate: 1.0 and learning_rate: 1.0", "one of them"]),
+    ("--min_learning_rate 1e-6", ["min_learning_rate: 1e-06 goes with lr_scheduler_type: cosine"]),
+    (
+        "--lr_scheduler_type cosine --learning_rate 1e-3 --min_learning_rate 1e-2",
+        ["min_learning_rate: 0.01 is above the learning rate, 0.001"],
+    ),
+    ("--learning_rate_steps 3 2", ["learning_rate_steps: got [3.0, 2.0]", "ascending"]),
+    ("--learning_rate_steps 3", ["learning_rate_steps: 3.0 is not before the end of training, num_train_epochs: 3"]),
+    (
+        "--learning_rate_steps 1 2 --lr_scheduler_type linear",
+        ["learning_rate_steps: [1.0, 2.0] and lr_scheduler_type: linear exclude each other"],
+    ),
+    (
+        "--tuning attentive_probe --learning_rate 1",
+        ["learning_rate: 1.0: attentive probes have probe_learning"],
+    ),
+    ("--tuning attentive_probe --weight_decay 1", ["weight_decay: 1.0: attentive probes have"]),
+    ("--tuning attentive_probe --max_grad_norm 1", ["max_grad_norm: 1.0: the norm of all attentive probes"]),
+    (
+        "--tuning attentive_probe --head_dropout 0.5",
+        ["head_dropout: 0.5 goes with tuning: full or partial or lora or"],
+    ),
+    ("--tuning lora", ["merge_lora: False: an adapter needs a checkpoint", "model_name_or_path"]),
+    ("--mixup 1 --per_device_train_batch_size 5", ["per_device_train_batch_size: got 5", "even number"]),
+    ("--mix_probability 0.5", ["mix_probability: 0.5 goes with mixup and cutmix"]),
+    ("--balanced_sampling --class_weights balanced", ["class_weights: balanced", "twice", "one of them"]),
+    ("--early_stopping_patience 3", ["early_stopping_patience: needs load_best_model_at_end: true"]),
+    ("--train_transform a:b --rand_augment rand-m7-n4-inc1", ["rand_augment: train_transform: a:b replaces it"]),
+    ("--train_transform a:b --random_erasing 0.25", ["random_erasing: train_transform: a:b replaces it"]),
+    (
+        "--config_name|null|--model_name_or_path|a/b|--weights|x.pth",
+        ["weights: x.pth goes with config_name; a checkpoint has its own"],
+    ),
 ]
 
 

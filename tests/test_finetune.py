@@ -129,13 +129,6 @@ def test_a_fold_is_tested_with_groups_found_in_the_names(dataset, tmp_path):
     assert report["metrics"]["test"]["videos"] == 6
 
 
-def test_videos_of_several_labels_are_refused(dataset, tmp_path, capsys):
-    table = "".join(json.dumps({"video": str(path), "labels": ["a", "b"]}) + "\n" for path in dataset.rglob("*.mp4"))
-    (tmp_path / "videos.jsonl").write_text(table)
-    argv = words(dataset=tmp_path / "videos.jsonl", output_dir=tmp_path / "run", config_name="videomae")
-    assert_refused(argv, "labels: multi-label .* give one label a video", tmp_path, capsys)
-
-
 def test_broken_videos_are_left_out_counted_and_named(tmp_path):
     root = write_folder_dataset(tmp_path / "data", CLASSES, 3, splits=["train", "validation", "test"])
     for split in ("train", "test"):

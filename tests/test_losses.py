@@ -35,6 +35,17 @@ def test_the_loss_takes_logits_with_a_dimension_between():
     assert torch.equal(loss(logits, labels), loss(logits[:, None], labels))
 
 
+@pytest.mark.parametrize("count", [None, 7])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_losses_of_several_heads_are_added(several, count):
+    logits = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, FAILED, 2, 1])
+    if several:
+        labels = soft_targets(labels, 3)
+    each = [loss(logits[:, head], labels, count, multi_label=several) for head in range(5)]
+    assert loss(logits, labels, count, multi_label=several).item() == pytest.approx(sum(each).item())
+
+
 def test_smoothing_by_hand():
     right, wrong = math.log(1 + math.exp(-2)), math.log(1 + math.exp(2))
     found = loss([[2.0, 0.0], [3.0, 3.0]], [0, FAILED], label_smoothing=0.2)

@@ -14,6 +14,7 @@ from vidtune.evaluation.metrics import (
     MacroF1,
     PerClass,
     TopKAccuracy,
+    scalar_metrics,
     video_metrics,
 )
 
@@ -182,6 +183,31 @@ def test_failed_videos_with_several_labels_are_left_out():
 def test_a_dataset_of_one_label_that_videos_have_or_not():
     metrics = video_metrics(SCORES[:, :1], TRUTH[:, :1], ["a"])
     assert metrics["mean_average_precision"] == pytest.approx(5 / 6) and metrics["accuracy"] == 0.5
+
+
+# Several heads
+
+
+def test_the_best_of_several_heads_is_the_most_accurate_then_the_least_unsure():
+    labels = np.array([0, 1, 1, FAILED])
+    heads = [[0.9, 0.9, 0.1, 0.5], [0.9, 0.4, 0.4, 0.5], [0.6, 0.4, 0.4, 0.5], [0.9, 0.4, 0.4, 0.5]]  # of label 0
+    first = np.array(heads).T
+    probabilities = np.stack([first, 1 - first], axis=-1)
+    assert probabilities.shape == (4, 4, 2)
+    metrics = scalar_metrics(probabilities, labels, ["a", "b"])
+    assert metrics == scalar_metrics(probabilities[:, 1], labels, ["a", "b"]) | {"best_probe": 1}
+    assert metrics["accuracy"] == 1.0 and metrics["videos"] == 3
+
+
+def test_the_best_of_several_heads_with_several_labels_has_the_highest_average_precision():
+    metrics = scalar_metrics(np.stack([1 - SCORES, SCORES], axis=1), TRUTH, ["a", "b", "c"])
+    assert metrics["best_probe"] == 1
+    assert metrics["mean_average_precision"] == pytest.approx((5 / 6 + 7 / 12) / 2)
+
+
+def test_heads_without_a_scored_video_have_no_scores():
+    metrics = scalar_metrics(np.full((2, 3, 2), 0.5), np.array([FAILED, FAILED]), ["a", "b"])
+    assert metrics == {"videos": 0, "failed": 2, "best_probe": 0}
 
 
 def test_metrics_write_nothing(tmp_path, monkeypatch):

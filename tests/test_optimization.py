@@ -19,7 +19,7 @@ from vidtune.training.optimization import (
     stepped,
     takes_weight_decay,
 )
-from vidtune.training.trainer import training_arguments
+from vidtune.training.settings import training_arguments
 
 BLOCK = {
     "videomae": "videomae.encoder.layer.{}.attention.output.dense.weight",

@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForVideoClassification,
     AutoVideoProcessor,
+    EarlyStoppingCallback,
     Trainer,
     TrainerCallback,
     VideoMAEImageProcessor,
@@ -19,15 +20,15 @@ from transformers import (
 from test_auto import SIZES, TINY
 from vidtune.data.clips import FAILED, EvaluationClips, TrainingClips, collate
 from vidtune.errors import InputError, VideoError
+from vidtune.evaluation.metrics import scalar_metrics
 from vidtune.models.auto import load_model, read_config
 from vidtune.models.processors import load_processors, normalisation
+from vidtune.training import settings as settings_module
 from vidtune.training import trainer as trainer_module
-from vidtune.training.trainer import (
-    VideoTrainer,
-    load_weights,
-    scalar_metrics,
-    training_arguments,
-)
+from vidtune.training.mixing import Mixing, draw_mix, mix_clips
+from vidtune.training.settings import training_arguments
+from vidtune.training.trainer import VideoTrainer
+from vidtune.training.weights import load_weights
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "drop_path_rate")
@@ -65,13 +66,25 @@ class Noise:
         return self.num_rows
 
     def __getitem__(self, index):
-        epoch, row = (0, index) if self.views else index
+        epoch, row = (0, index) if self.views else index[:2]
         self.seen.append((epoch, row))
         failed, label = row in self.failed, row % self.num_labels
         shape = ((self.views,) if self.views else ()) + (4, 3, self.size, self.size)
         pixels = np.random.default_rng([epoch, row]).integers(0, 128, shape) + 100 * label
         pixels = torch.from_numpy(pixels.astype(np.uint8)) * (not failed)
-        return {"pixel_values": pixels, "labels": FAILED if failed else label, "row": row, "failed": failed}
+        item = {"pixel_values": pixels, "labels": FAILED if failed else label, "row": row, "failed": failed}
+        return item if self.views else item | {"epoch": epoch}
+
+
+class ManyLabels(Noise):
+    """Each video has its own label, and the last one if its row is below 4."""
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        labels = torch.zeros(self.num_labels)
+        labels[item["row"] % self.num_labels] = 1.0
+        labels[-1] = float(item["row"] < 4)
+        return item | {"labels": torch.full_like(labels, FAILED) if item["failed"] else labels}
 
 
 def build_model(model_type="videomae", labels=("a", "b"), seed=0):
@@ -100,9 +113,10 @@ def build(folder, model=None, train=None, evaluate=None, labels=("a", "b"), trai
         "num_train_epochs": 1,
         "seed": 3,
     }
+    several = (trainer_options or {}).get("multi_label", False)
     trainer = VideoTrainer(
         build_model() if model is None else model,
-        training_arguments(options | arguments),
+        training_arguments(options | arguments, multi_label=several),
         image_mean=MEAN,
         image_std=STD,
         label_names=labels,
@@ -147,6 +161,39 @@ def test_batch_8_equals_2_times_4_accumulated(tmp_path, model_type, smoothing):
             label_smoothing_factor=smoothing,
             logging_strategy="steps",
             logging_steps=1,
+        )
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        after.append((weights(trainer.model), losses))
+    assert_same(after[0][0], after[1][0], tolerance=1e-6)
+    assert len(after[0][1]) == 2 and after[0][1] == pytest.approx(after[1][1], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "pieces"),
+    [
+        (Noise, {"mixing": Mixing(0.8, 1.0)}),
+        (Noise, {"label_weights": [0.2, 1.8], "focal_gamma": 1.5}),
+        (Noise, {"layer_decay": 0.5}),
+        (ManyLabels, {"multi_label": True, "mixing": Mixing(0.8), "label_weights": [0.2, 1.8]}),
+    ],
+    ids=["mixed", "weighted and focal", "layer decay", "several labels"],
+)
+@pytest.mark.parametrize("failed", [[], [5]])
+def test_batch_8_equals_2_times_4_accumulated_with_every_piece(tmp_path, dataset, pieces, failed):
+    after = []
+    for batch, accumulation in ((8, 1), (4, 2)):
+        trainer = build(
+            tmp_path,
+            None,
+            dataset(16, failed=failed),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            optim="sgd",
+            label_smoothing_factor=0.1,
+            logging_strategy="steps",
+            logging_steps=1,
+            trainer_options=pieces | {"on_error": "skip"},
         )
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -225,6 +272,89 @@ def test_the_input_has_the_name_that_the_model_gives_it(tmp_path):
     assert set(trainer._prepare_inputs(batch)) == {"pixel_values_videos", "labels"}
 
 
+def test_training_clips_are_mixed_and_evaluated_ones_are_not(tmp_path):
+    train, evaluate = Noise(4), Noise(4, views=1)
+    plain, mixed = (
+        build(tmp_path, None, train, evaluate, trainer_options=options) for options in ({}, {"mixing": Mixing(0.8)})
+    )
+    batch = collate([train[2, row] for row in range(4)])
+    for trainer in (plain, mixed):
+        trainer.model.train()
+    before, after = (trainer._prepare_inputs(batch) for trainer in (plain, mixed))
+    mix = draw_mix(Mixing(0.8), [0, 1, 2, 3], [False] * 4, (32, 32), seed=3, epoch=2)
+    pixels, labels = mix_clips(before["pixel_values"], torch.eye(2)[[0, 1, 0, 1]], mix)
+    assert torch.equal(after["pixel_values"], pixels) and torch.equal(after["labels"], labels)
+    assert plain.evaluate()["eval_loss"] == mixed.evaluate()["eval_loss"]
+
+
+def test_several_clips_of_a_video_count_as_one_video(tmp_path):
+    class Twice(Noise):
+        """Two clips of each video."""
+
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return item | {"pixel_values": torch.stack([item["pixel_values"]] * 2)}
+
+    trainer = build(tmp_path, None, Twice(8, failed=[1]), trainer_options={"mixing": Mixing(0.8), "on_error": "skip"})
+    trainer.train()
+    assert trainer.trained_videos == 7 and trainer.state.global_step == 2
+    once, twice = (
+        build(tmp_path, None, kind(4), optim="sgd", per_device_train_batch_size=4) for kind in (Noise, Twice)
+    )
+    once.train()
+    twice.train()
+    assert_same(weights(once.model), weights(twice.model), tolerance=1e-6)
+
+
+def test_videos_are_drawn_by_their_weights(tmp_path):
+    train = Noise(8)
+    build(tmp_path, None, train, trainer_options={"row_weights": [1, 0, 0, 0, 0, 0, 0, 1]}, num_train_epochs=3).train()
+    assert {row for _, row in train.seen} == {0, 7} and len(train.seen) == 24
+
+
+# Several labels a video
+
+
+def test_several_labels_are_learned_and_scored(tmp_path):
+    names = ["a", "b", "c"]
+    train, evaluate = ManyLabels(16, num_labels=3, failed=[15]), ManyLabels(8, num_labels=3, views=2, failed=[6])
+    trainer = build(
+        tmp_path,
+        build_model(labels=names),
+        train,
+        evaluate,
+        names,
+        {"multi_label": True, "on_error": "skip"},
+        num_train_epochs=2,
+        load_best_model_at_end=True,
+        **EVERY_EPOCH,
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert (metrics["eval_videos"], metrics["eval_failed"]) == (7, 1)
+    output = trainer.predict(evaluate)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    with torch.no_grad():
+        clips = (evaluate[0]["pixel_values"] / 255 - mean) / std
+        expected = trainer.model(pixel_values=clips).logits.sigmoid().mean(0)
+    assert output.predictions[0] == pytest.approx(expected.numpy(), abs=1e-5)
+    truth = np.stack([evaluate[row]["labels"].numpy() for row in range(8)])
+    assert np.array_equal(output.label_ids, truth)
+    kept = [0, 1, 2, 3, 4, 5, 7]
+    right = np.where(truth[kept] == 1, output.predictions[kept], 1 - output.predictions[kept])
+    assert metrics["eval_loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
+    assert 0 <= metrics["eval_mean_average_precision"] <= 1 and "eval_top5_accuracy" not in metrics
+
+
+def test_what_chooses_the_best_checkpoint_goes_with_the_labels(tmp_path):
+    given = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch", "use_cpu": True}
+    given |= {"output_dir": str(tmp_path)}
+    assert training_arguments(given, multi_label=True).metric_for_best_model == "mean_average_precision"
+    for multi_label, metric in ((True, "top5_accuracy"), (False, "mean_average_precision")):
+        with pytest.raises(InputError, match=f"^metric_for_best_model: got '{metric}'; give one of loss, accuracy, "):
+            training_arguments(given | {"metric_for_best_model": metric}, multi_label=multi_label)
+
+
 # Views
 
 
@@ -246,8 +376,7 @@ def test_the_probabilities_of_a_video_are_the_mean_over_its_views(tmp_path, mode
 
 def test_the_scores_are_those_of_the_videos(tmp_path):
     probabilities = np.array([[0.8, 0.2], [0.4, 0.6], [0.9, 0.1]])
-    prediction = SimpleNamespace(predictions=probabilities, label_ids=np.array([0, 0, FAILED]))
-    metrics = scalar_metrics(prediction, ["a", "b"])
+    metrics = scalar_metrics(probabilities, np.array([0, 0, FAILED]), ["a", "b"])
     assert metrics["accuracy"] == 0.5 and metrics["videos"] == 2 and metrics["failed"] == 1
     assert metrics["loss"] == pytest.approx(-(math.log(0.8) + math.log(0.4)) / 2)
     assert "top5_accuracy" not in metrics and all(isinstance(value, int | float) for value in metrics.values())
@@ -439,6 +568,54 @@ def test_dropout_is_resumed_as_well(tmp_path, workers):
     whole.train()
     again = build(tmp_path / "again", models[1], Noise(8), **options)
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert_same(weights(again.model), weights(whole.model))
+
+
+def test_each_step_and_each_process_has_random_numbers_of_its_own(tmp_path):
+    each_step = next(
+        callback for callback in build(tmp_path).callback_handler.callbacks if type(callback).__name__ == "_EachStep"
+    )
+
+    def draw(step, rank=0, seed=3):
+        each_step.on_step_begin(
+            SimpleNamespace(seed=seed, process_index=rank), SimpleNamespace(global_step=step), None
+        )
+        return torch.rand(1).item()
+
+    assert draw(1) == draw(1)
+    assert len({draw(1), draw(2), draw(1, rank=1), draw(1, seed=4)}) == 4
+
+
+STOP = EVERY_EPOCH | {"num_train_epochs": 9, "load_best_model_at_end": True}
+
+
+def stopping(folder, seed=0, **options):
+    callbacks = [Worsen(), EarlyStoppingCallback(2)]
+    return build(
+        folder,
+        build_model(seed=seed),
+        Noise(4),
+        Noise(2, views=1),
+        trainer_options={"callbacks": callbacks},
+        **STOP | options,
+    )
+
+
+def test_training_ends_early_with_the_best_checkpoint(tmp_path):
+    trainer = stopping(tmp_path)
+    trainer.train()
+    assert trainer.state.global_step == 3 and trainer.state.best_global_step == 1
+    best = AutoModelForVideoClassification.from_pretrained(tmp_path / "checkpoint-1")
+    assert_same(weights(trainer.model), weights(best))
+
+
+@pytest.mark.parametrize(("step", "steps"), [(2, 3), (3, 3)])
+def test_patience_is_resumed_as_well(tmp_path, step, steps):
+    whole = stopping(tmp_path)
+    whole.train()
+    again = stopping(tmp_path, seed=9)
+    again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert again.state.global_step == steps
     assert_same(weights(again.model), weights(whole.model))
 
 
@@ -697,6 +874,6 @@ def test_what_was_given_is_left_as_it_was(tmp_path):
 
 
 def test_one_process_for_several_gpus_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "TrainingArguments", lambda **_: SimpleNamespace(n_gpu=2))
+    monkeypatch.setattr(settings_module, "TrainingArguments", lambda **_: SimpleNamespace(n_gpu=2))
     with pytest.raises(InputError, match="one process was started for 2 GPUs"):
         arguments_for(tmp_path)

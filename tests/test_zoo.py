@@ -453,20 +453,21 @@ import sys
 import vidtune
 assert not {{"torch", "transformers"}} & set(sys.modules)
 {first}
-from transformers import {auto}
-print(type({auto}.from_pretrained(sys.argv[1])).__name__)
+from transformers import AutoConfig
+print(type(AutoConfig.from_pretrained(sys.argv[1])).__name__)
+from transformers import AutoModelForVideoClassification
+print(type(AutoModelForVideoClassification.from_pretrained(sys.argv[1])).__name__)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["pass", "from transformers import Trainer", "import transformers.modeling_layers"])
-@pytest.mark.parametrize("auto", ["AutoConfig", "AutoModelForVideoClassification"])
-def test_the_auto_classes_know_the_models_once_vidtune_is_imported(auto, first, tmp_path):
+@pytest.mark.parametrize("first", ["pass", "from transformers import VideoMAEForVideoClassification"])
+def test_the_auto_classes_know_the_models_once_vidtune_is_imported(first, tmp_path):
     tiny_model("x3d_xs").save_pretrained(tmp_path)
-    program = [sys.executable, "-c", PROGRAM.format(auto=auto, first=first), str(tmp_path)]
-    printed = subprocess.run(program, capture_output=True, text=True, check=True)
-    assert printed.stdout.strip() == {"AutoConfig": "ZooConfig"}.get(auto, "ZooForVideoClassification")
-    assert "Warning" not in printed.stderr
+    program = [sys.executable, "-c", PROGRAM.format(first=first), str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.stdout.split() == ["ZooConfig", "ZooForVideoClassification"], done.stderr
+    assert "Warning" not in done.stderr
 
 
 # Frame models

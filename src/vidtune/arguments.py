@@ -398,10 +398,18 @@ def _fill(sections: Mapping[str, type], values: dict[str, Any]) -> SimpleNamespa
         training.pop("output_dir", None)
     for section in filled.values():
         check_together(section, training)
+    model, tuning = filled.get("model"), filled.get("tuning")
+    if model and tuning and tuning.tuning == "lora" and not (model.model_name_or_path or tuning.merge_lora):
+        raise InputError(
+            "merge_lora: False: an adapter needs a checkpoint that it is loaded onto; add --merge_lora, or give "
+            "model_name_or_path"
+        )
     if transform := getattr(filled.get("data"), "train_transform", None):
         for name in ("rand_augment", "random_erasing"):
-            if getattr(filled.get("tuning"), name, None):
+            if getattr(tuning, name, None):
                 raise InputError(f"{name}: train_transform: {transform} replaces it; leave one of them out")
+    if tuning and tuning.tuning == "attentive_probe":
+        training["max_grad_norm"] = 0.0
     config = flat | training
     for name in ("overwrite", "resume_from_checkpoint"):
         config.pop(name, None)
@@ -491,6 +499,8 @@ GOES_WITH = {
     "probe_heads": ("attentive_probe",),
     "layer_decay": ("full", "partial"),
     "drop_path": ("full", "partial", "lora"),
+    "head_dropout": ("full", "partial", "lora", "linear_probe"),
+    "head_init_scale": ("full", "partial", "lora", "linear_probe"),
 }
 
 
@@ -533,15 +543,8 @@ def _check_learning_rate(tuning: TuningArguments, training: Mapping[str, Any]) -
         raise InputError(
             f"base_learning_rate: {base} and learning_rate: {given} are two ways to say it; give one of them"
         )
-    for name, value in (
-        ("base_learning_rate", base),
-        ("learning_rate", given),
-        ("weight_decay", training.get("weight_decay")),
-    ):
-        if tuning.tuning == "attentive_probe" and value is not None:
-            raise InputError(
-                f"{name}: {value}: an attentive probe has probe_learning_rates and probe_weight_decays; leave it out"
-            )
+    if tuning.tuning == "attentive_probe":
+        _check_probes(tuning, training)
     schedule, least = training.get("lr_scheduler_type"), tuning.min_learning_rate
     if least is not None:
         if schedule != "cosine":
@@ -554,3 +557,26 @@ def _check_learning_rate(tuning: TuningArguments, training: Mapping[str, Any]) -
             raise InputError(f"learning_rate_steps: {steps} and lr_scheduler_type: {schedule} exclude each other")
         if steps != sorted(set(steps)):
             raise InputError(f"learning_rate_steps: got {steps}; give epochs in ascending order")
+        epochs = training.get("num_train_epochs", 3)
+        if steps[-1] >= epochs:
+            raise InputError(
+                f"learning_rate_steps: {steps[-1]} is not before the end of training, num_train_epochs: {epochs}"
+            )
+
+
+def _check_probes(tuning: TuningArguments, training: Mapping[str, Any]) -> None:
+    for name, value in (
+        ("base_learning_rate", tuning.base_learning_rate),
+        ("min_learning_rate", tuning.min_learning_rate),
+        ("learning_rate", training.get("learning_rate")),
+        ("weight_decay", training.get("weight_decay")),
+    ):
+        if value is not None:
+            raise InputError(
+                f"{name}: {value}: attentive probes have probe_learning_rates and probe_weight_decays; leave it out"
+            )
+    if training.get("max_grad_norm"):
+        raise InputError(
+            f"max_grad_norm: {training['max_grad_norm']}: the norm of all attentive probes would make one depend on "
+            "the others; leave it out"
+        )

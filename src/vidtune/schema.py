@@ -77,8 +77,10 @@ def check_value(name: str, value: Any, hint: Any, source: str | None = None) -> 
     try:
         return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
     except ValidationError as error:
-        # The first error is that of the first alternative in a union with None.
-        message = next(e["msg"] for e in error.errors() if e["type"] != "none_required")
+        # The first error is that of the first alternative in a union; a misspelt word is none of a mapping.
+        errors = [e for e in error.errors() if e["type"] != "none_required"]
+        words = [e for e in errors if e["type"] == "literal_error" and isinstance(value, str)]
+        message = (words or errors)[0]["msg"]
         if isinstance(value, int | float | date) and accepts(hint, str):
             message += "; write it in quotes"
         raise InputError(f"{prefix}: got {value!r}; {message[0].lower()}{message[1:]}") from None

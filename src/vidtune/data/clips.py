@@ -5,7 +5,7 @@ import random
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,7 +238,7 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
-def open_row(video: dict[str, Any], decoder: str = "auto") -> Video:
+def open_row(video: Mapping[str, Any], decoder: str = "auto") -> Video:
     """Open the video of a row.
 
     Raises:

@@ -17,6 +17,9 @@ from sklearn.metrics import (
 
 from vidtune.errors import InputError
 
+LOGGED_METRICS = ("loss", "accuracy", "mean_average_precision", "top5_accuracy", "macro_f1")
+"""What each evaluation of a training run logs, and the best checkpoint can be chosen by."""
+
 _LABELS = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
 _RANKED = datasets.Features(
     {"predictions": datasets.Sequence(datasets.Value("int64")), "references": datasets.Value("int64")}
@@ -180,3 +183,26 @@ def _several_labels(
         "per_class": table,
         "confusion_matrix": None,
     }
+
+
+def scalar_metrics(
+    probabilities: NDArray[np.float64], labels: NDArray[Any], label_names: Sequence[str]
+) -> dict[str, float]:
+    """Give what an evaluation of a training run logs.
+
+    Args:
+        probabilities: As of `video_metrics`; or of several heads, `(N, heads, num_labels)`, of which the best counts:
+            by accuracy, or by mean average precision where a video may have several labels, then by loss.
+        labels: As of `video_metrics`.
+        label_names: Names of the labels, in order.
+
+    Returns:
+        Those of LOGGED_METRICS that there are, `videos`, `failed`, and `best_probe`, if there are several heads.
+    """
+    if probabilities.ndim == 3:
+        rank = "mean_average_precision" if labels.ndim == 2 else "accuracy"
+        heads = [scalar_metrics(head, labels, label_names) for head in probabilities.swapaxes(0, 1)]
+        best = min(range(len(heads)), key=lambda head: (-heads[head].get(rank, 0), heads[head].get("loss", 0)))
+        return heads[best] | {"best_probe": best}
+    metrics = video_metrics(probabilities, labels, label_names)
+    return {name: metrics[name] for name in (*LOGGED_METRICS, "videos", "failed") if metrics.get(name) is not None}

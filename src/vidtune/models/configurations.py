@@ -157,3 +157,44 @@ class InterpolatedVideoMAEConfig(PreTrainedConfig):  # type: ignore[misc]
     model_type = "videomae_interpolated"
 
     position_grid: list[int] | tuple[int, ...] = (8, 14, 14)
+
+
+@strict
+class AttentiveProbeConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Heads that pool with attention, over the backbone of another model.
+
+    Args:
+        network_config: Configuration of the model whose backbone it is.
+        num_frames: Frames of a clip, which are the backbone's.
+        image_size: Height and width of a clip, pixels, likewise.
+        num_probes: Heads that are trained beside each other; 1 in a finished model.
+        probe_blocks: Attention blocks of a head, the last of which pools.
+        probe_heads: Attention heads of a block.
+    """
+
+    model_type = "attentive_probe"
+
+    network_config: Any = None
+    num_frames: int | None = None
+    image_size: int | None = None
+    num_probes: int = 1
+    probe_blocks: int = 4
+    probe_heads: int = 16
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Make the configuration of the other model from its fields."""
+        from transformers import AutoConfig
+
+        if isinstance(self.network_config, dict):
+            self.network_config = AutoConfig.for_model(**self.network_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def tubelet_size(self) -> Any:
+        """Frames of a patch."""
+        return getattr(self.network_config, "tubelet_size", 1)
+
+    @property
+    def patch_size(self) -> Any:
+        """Height and width of a patch, pixels."""
+        return getattr(self.network_config, "patch_size", 1)

@@ -29,6 +29,7 @@ class FrameClassifierForVideoClassification(PreTrainedModel):  # type: ignore[mi
         super().__init__(config)
         config.image_config.num_labels = config.num_labels
         self.image_model = image_model or AutoModelForImageClassification.from_config(config.image_config)
+        config._attn_implementation = self.image_model.config._attn_implementation
         self.supports_gradient_checkpointing = self.image_model.supports_gradient_checkpointing
         takes = inspect.signature(self.image_model.forward).parameters
         # Those that interpolate their position table, as ViT, then take frames of any size.

@@ -35,6 +35,7 @@ MODELS = {
     "ZooConfig": ("vidtune.models.zoo", "ZooForVideoClassification"),
     "FrameClassifierConfig": ("vidtune.models.frames", "FrameClassifierForVideoClassification"),
     "InterpolatedVideoMAEConfig": ("vidtune.models.positions", "InterpolatedVideoMAEForVideoClassification"),
+    "AttentiveProbeConfig": ("vidtune.models.attentive_probe", "AttentiveProbeForVideoClassification"),
 }
 """By the name of its configuration, where a model is and what it is called."""
 

@@ -28,6 +28,10 @@ RUN_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "model-?????-of-?????.safetensors",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter/*.json",
+    "adapter/*.safetensors",
     "processor_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
@@ -142,6 +146,8 @@ def move_files(folder: Path, target: Path) -> None:
     """Move whole files into a folder, each replacing its namesake at once, and remove their old folder."""
     sync(folder)
     for path in sorted(folder.iterdir()):
+        if path.is_dir() and (target / path.name).exists():
+            shutil.rmtree(target / path.name)  # a file would be replaced, a folder is not
         os.replace(path, target / path.name)
     folder.rmdir()
 

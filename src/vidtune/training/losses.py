@@ -46,7 +46,7 @@ def classification_loss(
     Sources: label smoothing, Szegedy et al. 2016, section 7; focal loss, Lin et al. 2017, section 3.
 
     Args:
-        outputs: With `logits`, `(B, num_labels)` or `(B, 1, num_labels)`.
+        outputs: With `logits`, `(B, num_labels)` or `(B, heads, num_labels)`; of several heads, the losses are added.
         labels: int64 `(B,)`, or shares of each label, float `(B, num_labels)`; FAILED where a video failed.
         num_items_in_batch: Labels of the batches that make a step, over all processes, as Trainer counts them: one a
             clip, or `num_labels` a clip if it may have several; None: of this batch.
@@ -58,9 +58,10 @@ def classification_loss(
     Returns:
         Scalar, nats.
     """
-    logits = outputs["logits"].flatten(1).float()
-    num_labels = logits.shape[1]
-    targets = soft_targets(labels, num_labels).to(logits.device)
+    logits: Tensor = outputs["logits"].float()
+    heads, num_labels = logits[0].numel() // logits.shape[-1], logits.shape[-1]
+    logits = logits.reshape(-1, num_labels)
+    targets = soft_targets(labels, num_labels).to(logits.device).repeat_interleave(heads, 0)
     counted = targets[:, 0] != FAILED
     evenly = label_smoothing / (2 if multi_label else num_labels)
     targets = targets * (1 - label_smoothing) + evenly
@@ -72,7 +73,7 @@ def classification_loss(
         terms = present * targets * _doubted(logits.log_softmax(-1), focal_gamma)
     total = -terms.sum(-1).masked_fill(~counted, 0.0).sum()
     if num_items_in_batch is None:
-        return total / counted.sum().clamp(min=1)
+        return total * heads / counted.sum().clamp(min=1)
     count = torch.as_tensor(num_items_in_batch, device=total.device) / (num_labels if multi_label else 1)
     return total / count.clamp(min=1)
 

@@ -17,7 +17,6 @@ from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
-    SchedulerType,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -27,17 +26,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from vidtune.data.clips import FAILED, EpochSampler, collate, failure
 from vidtune.errors import InputError, VideoError, first_line
-from vidtune.evaluation.metrics import video_metrics
+from vidtune.evaluation.metrics import scalar_metrics
+from vidtune.models.attentive_probe import probe_groups
 from vidtune.training.checkpoints import STAGING, move_checkpoint, move_files, rotate_checkpoints
 from vidtune.training.ema import LIVE_WEIGHTS, WeightAverage
 from vidtune.training.losses import classification_loss, soft_targets
 from vidtune.training.mixing import Mixing, draw_mix, mix_clips
-from vidtune.training.optimization import parameter_groups, scaled_learning_rate, stepped
-
-LOGGED_METRICS = ("loss", "accuracy", "mean_average_precision", "top5_accuracy", "macro_f1")
-"""What each evaluation logs, and the best checkpoint can be chosen by."""
-UNLOGGED_METRICS = {False: {"mean_average_precision"}, True: {"top5_accuracy"}}
-"""Those that are not there, by whether a video may have several labels."""
+from vidtune.training.optimization import parameter_groups, stepped
+from vidtune.training.weights import complete_adapter, has_adapter, has_plain_weights, load_weights, merge_adapter
 
 
 class VideoTrainer(Trainer):  # type: ignore[misc]
@@ -65,6 +61,9 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         ema_decay: Share that an average of the weights keeps at each step; the average is scored and saved. None: the
             weights themselves are.
         row_weights: How likely a training video is drawn, over the others; None: each once an epoch.
+        probe_grid: Learning rates and weight decays of the probes of a model that has one for each pair; when
+            training is done, the best by validation stays. None for other models.
+        merge_lora: Save a model with LoRA's matrices as a plain one, and the adapter in a folder of its own.
         **kwargs: Passed on to Trainer, such as `train_dataset`, `eval_dataset`, `callbacks`.
     """
 
@@ -86,8 +85,13 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         focal_gamma: float = 0.0,
         ema_decay: float | None = None,
         row_weights: Sequence[float] | None = None,
+        probe_grid: tuple[Sequence[float], Sequence[float]] | None = None,
+        merge_lora: bool = False,
         **kwargs: Any,
     ) -> None:
+        def score(prediction: EvalPrediction) -> dict[str, float]:
+            return scalar_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), label_names)
+
         loss = partial(
             classification_loss,
             label_smoothing=args.label_smoothing_factor,
@@ -101,7 +105,7 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
                 args,
                 data_collator=collate,
                 compute_loss_func=loss,
-                compute_metrics=partial(scalar_metrics, label_names=label_names),
+                compute_metrics=score,
                 **kwargs,
             )
         except (ValueError, ImportError) as error:  # of arguments that contradict each other, or lack a package
@@ -113,11 +117,12 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         self.save_total_limit, args.save_total_limit = args.save_total_limit, None
         self.on_error, self.multi_label, self.mixing, self.row_weights = on_error, multi_label, mixing, row_weights
         self.layer_decay, self.learning_rate_steps = layer_decay, learning_rate_steps
-        self.ema_decay = ema_decay
+        self.probe_grid, self.merge_lora, self.ema_decay = probe_grid, merge_lora, ema_decay
         self.average: WeightAverage | None = None
         if ema_decay and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise InputError("ema_decay: can't average weights that are sharded; leave it out, or launch with DDP")
         self.add_callback(_EachStep(self))
+        self.best_probe: int | None = None
         self.failed_rows: set[int] = set()
         self.trained_videos = 0
         self.evaluation_seconds = 0.0
@@ -140,7 +145,12 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         if is_new:
             rate, decay = self.args.learning_rate, self.args.weight_decay
             optimizer.param_groups.clear()
-            for group in parameter_groups(model or self.model, rate, decay, self.layer_decay):
+            groups = (
+                probe_groups(self.model, *self.probe_grid)
+                if self.probe_grid
+                else parameter_groups(model or self.model, rate, decay, self.layer_decay)
+            )
+            for group in groups:
                 optimizer.add_param_group(group)
         return optimizer
 
@@ -156,12 +166,17 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         return super().create_scheduler(num_training_steps, optimizer)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as Trainer does; afterwards the model is the average of its weights, if there is one."""
+        """Train as Trainer does; afterwards the model is the average of its weights, or has its best probe only."""
         self.average = WeightAverage(self.model, self.ema_decay) if self.ema_decay else None
         result = super().train(*args, **kwargs)
         if self.average:  # not where the best checkpoint, an average itself, was loaded
             self.average.swap(self.model)
             self.average = None
+        if self.probe_grid:
+            if not any("eval_best_probe" in entry for entry in self.state.log_history):
+                self.evaluate()
+            self.best_probe = int(self.model.best_probe)
+            self.model.keep_best()
         return result
 
     def _with_average(self) -> AbstractContextManager[None]:
@@ -171,12 +186,22 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         """Count none: Trainer's estimate is of language models, and takes longer than a small model's step."""
         return 0
 
+    @property
+    def _early_stopping(self) -> list[EarlyStoppingCallback]:
+        return [item for item in self.callback_handler.callbacks if isinstance(item, EarlyStoppingCallback)]
+
+    def _load_callback_state(self) -> None:
+        """Restore the patience that was used up, which Trainer forgets."""
+        for callback in self._early_stopping:
+            saved = self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+            callback.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+        super()._load_callback_state()
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Resumed after its last step: Trainer would take one more.
         stopped = any(
             callback.early_stopping_patience_counter >= callback.early_stopping_patience
-            for callback in self.callback_handler.callbacks
-            if isinstance(callback, EarlyStoppingCallback)
+            for callback in self._early_stopping
         )
         if stopped or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
@@ -210,12 +235,17 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Return the probabilities of each video, `(B, num_labels)`, averaged over its views, and the labels."""
+        """Return the probabilities of each video, averaged over its views, and the labels.
+
+        They are `(B, num_labels)`, or `(B, num_probes, num_labels)` while several probes are trained.
+        """
         inputs = self._prepare_inputs(inputs)
         views = inputs[self.model.main_input_name]
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**{self.model.main_input_name: views.flatten(0, 1)}).logits
-        logits = logits.float().flatten(1)
+        logits = logits.float()
+        if logits.shape[1] == 1 and logits.ndim == 3:  # VideoPrism's
+            logits = logits.squeeze(1)
         probabilities = logits.sigmoid() if self.multi_label else logits.softmax(-1)
         return None, probabilities.unflatten(0, views.shape[:2]).mean(1), inputs["labels"]
 
@@ -231,6 +261,8 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         finally:
             self.evaluation_seconds += time.perf_counter() - start
+        if "eval_best_probe" in metrics:
+            self.model.best_probe.fill_(int(metrics["eval_best_probe"]))
         if self.args.load_best_model_at_end and metrics.get("eval_videos") == 0:
             raise InputError(
                 f"dataset: none of the {metrics['eval_failed']} validation videos can be decoded, so there is no best "
@@ -248,6 +280,10 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         if self.args.should_save:
             for processor in self.processors:
                 processor.save_pretrained(folder)
+            if has_adapter(folder):
+                complete_adapter(self.model, folder)
+                if self.merge_lora and not _internal_call:
+                    merge_adapter(self.model, folder)
             if not _internal_call:
                 move_files(folder, final)
                 (final / STAGING).rmdir()
@@ -307,7 +343,7 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
 
     def _has_plain_weights(self, checkpoint: str) -> bool:
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return not sharded and any(Path(checkpoint).glob("model*.safetensors"))
+        return not sharded and has_plain_weights(checkpoint)
 
 
 class _EachStep(TrainerCallback):  # type: ignore[misc]
@@ -333,98 +369,3 @@ class _SetEpoch(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.sampler.epoch = int(state.epoch or 0)
-
-
-def training_arguments(
-    given: dict[str, Any],
-    precision: str = "auto",
-    *,
-    base_learning_rate: float | None = None,
-    min_learning_rate: float | None = None,
-    multi_label: bool = False,
-) -> TrainingArguments:
-    """Build the arguments of the Trainer.
-
-    Args:
-        given: Fields of TrainingArguments by name.
-        precision: `fp32`, `bf16`, `fp16`, or `auto`: what accelerate was launched with, else bf16 on a GPU that has
-            it, else fp32. `fp32` also overrules what accelerate was launched with, in the environment of this process.
-        base_learning_rate: Learning rate for 256 videos a step, which is scaled to this run's; replaces
-            `learning_rate`.
-        min_learning_rate: Where cosine ends; for 256 videos a step, too, if there is a `base_learning_rate`.
-        multi_label: Whether a video may have several labels, which decides what the best checkpoint is.
-
-    Raises:
-        InputError: If a field is refused.
-    """
-    given = dict(given)
-    on_gpu = torch.cuda.is_available() and not given.get("use_cpu")
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision == "auto" and launched == "no" and not given.keys() & {"bf16", "fp16"}:
-        precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if precision in ("bf16", "fp16"):
-        given[precision] = True
-    if precision == "fp32":
-        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    given.setdefault("dataloader_num_workers", min(8, max(1, (os.cpu_count() or 1) // local_processes)))
-    given.setdefault("dataloader_pin_memory", on_gpu)
-    if given.get("report_to") is None:
-        given.pop("report_to", None)
-    if given.get("load_best_model_at_end") or given.get("save_strategy") == "best":
-        metric = given.setdefault("metric_for_best_model", "mean_average_precision" if multi_label else "accuracy")
-        known = [name for name in LOGGED_METRICS if name not in UNLOGGED_METRICS[multi_label]]
-        if metric.removeprefix("eval_") not in known:
-            raise InputError(f"metric_for_best_model: got {metric!r}; give one of {', '.join(known)}")
-    given.setdefault("logging_nan_inf_filter", False)  # a loss that is no number shows, and each step is spared a wait
-    given |= {"push_to_hub": False, "remove_unused_columns": False, "label_names": ["labels"]}
-    try:
-        arguments = TrainingArguments(**given)
-    except (ValueError, TypeError, ImportError) as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"training arguments: {message}") from None
-    if arguments.optim.startswith(("galore", "apollo", "lomo", "adalomo")):
-        raise InputError(f"optim: {arguments.optim.value} groups the parameters by itself; choose another")
-    if arguments.n_gpu > 1:
-        raise InputError(
-            f"num_processes: one process was started for {arguments.n_gpu} GPUs; add `--multi_gpu --num_processes "
-            f"{arguments.n_gpu}` to accelerate launch, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
-        )
-    if arguments.mixed_precision == "fp16" and arguments.device.type == "cpu":
-        raise InputError("precision: fp16 needs a GPU; use fp32 here, or bf16")
-    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    if base_learning_rate is not None:
-        arguments.learning_rate = scaled_learning_rate(base_learning_rate, batch)
-        min_learning_rate = min_learning_rate and scaled_learning_rate(min_learning_rate, batch)
-    if min_learning_rate:
-        arguments.lr_scheduler_type = SchedulerType.COSINE_WITH_MIN_LR
-        arguments.lr_scheduler_kwargs = {
-            **(arguments.lr_scheduler_kwargs or {}),
-            "min_lr_rate": min_learning_rate / arguments.learning_rate,
-        }
-    return arguments
-
-
-def scalar_metrics(prediction: EvalPrediction, label_names: Sequence[str]) -> dict[str, float]:
-    """Give what the Trainer logs and chooses the best checkpoint by: loss, accuracy, mAP, top-5 and macro F1."""
-    metrics = video_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), label_names)
-    return {name: metrics[name] for name in (*LOGGED_METRICS, "videos", "failed") if metrics.get(name) is not None}
-
-
-def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load the weights of a checkpoint into a model, all of them.
-
-    Through `from_pretrained`, because `save_pretrained` renames tensors of some models (VideoMAE's biases, most of
-    ViViT's), and Trainer, which reads the file directly, would pass over those without a word.
-
-    Raises:
-        InputError: If the checkpoint is one of another model, such as one with other labels.
-    """
-    loaded, info = type(model).from_pretrained(checkpoint, output_loading_info=True)  # type: ignore[attr-defined]
-    try:
-        if info["missing_keys"]:
-            raise RuntimeError(f"it lacks {min(info['missing_keys'])}")
-        model.load_state_dict(loaded.state_dict(), strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"resume_from_checkpoint: {checkpoint}: holds another model: {reason}") from None

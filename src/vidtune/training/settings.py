@@ -1,0 +1,84 @@
+"""The arguments of the Trainer, from what was asked for, and from what launcher and machine decide."""
+
+import os
+from typing import Any
+
+import torch
+from transformers import SchedulerType, TrainingArguments
+
+from vidtune.errors import InputError
+from vidtune.evaluation.metrics import LOGGED_METRICS
+from vidtune.training.optimization import scaled_learning_rate
+
+UNLOGGED_METRICS = {False: {"mean_average_precision"}, True: {"top5_accuracy"}}
+"""Metrics that no evaluation has, by whether a video may have several labels."""
+
+
+def training_arguments(
+    given: dict[str, Any],
+    precision: str = "auto",
+    *,
+    base_learning_rate: float | None = None,
+    min_learning_rate: float | None = None,
+    multi_label: bool = False,
+) -> TrainingArguments:
+    """Build the arguments of the Trainer.
+
+    Args:
+        given: Fields of TrainingArguments by name.
+        precision: `fp32`, `bf16`, `fp16`, or `auto`: what accelerate was launched with, else bf16 on a GPU that has
+            it, else fp32. `fp32` also overrules what accelerate was launched with, in the environment of this process.
+        base_learning_rate: Learning rate for 256 videos a step, which is scaled to this run's; replaces
+            `learning_rate`.
+        min_learning_rate: Where cosine ends; for 256 videos a step, too, if there is a `base_learning_rate`.
+        multi_label: Whether a video may have several labels, which decides what the best checkpoint is.
+
+    Raises:
+        InputError: If a field is refused.
+    """
+    given = dict(given)
+    on_gpu = torch.cuda.is_available() and not given.get("use_cpu")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision == "auto" and launched == "no" and not given.keys() & {"bf16", "fp16"}:
+        precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if precision in ("bf16", "fp16"):
+        given[precision] = True
+    if precision == "fp32":
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    given.setdefault("dataloader_num_workers", min(8, max(1, (os.cpu_count() or 1) // local_processes)))
+    given.setdefault("dataloader_pin_memory", on_gpu)
+    if given.get("report_to") is None:
+        given.pop("report_to", None)
+    if given.get("load_best_model_at_end") or given.get("save_strategy") == "best":
+        metric = given.setdefault("metric_for_best_model", "mean_average_precision" if multi_label else "accuracy")
+        known = [name for name in LOGGED_METRICS if name not in UNLOGGED_METRICS[multi_label]]
+        if metric.removeprefix("eval_") not in known:
+            raise InputError(f"metric_for_best_model: got {metric!r}; give one of {', '.join(known)}")
+    given.setdefault("logging_nan_inf_filter", False)  # a loss that is no number shows, and each step is spared a wait
+    given |= {"push_to_hub": False, "remove_unused_columns": False, "label_names": ["labels"]}
+    try:
+        arguments = TrainingArguments(**given)
+    except (ValueError, TypeError, ImportError) as error:
+        message = " ".join(str(error).split())
+        raise InputError(f"training arguments: {message}") from None
+    if arguments.n_gpu > 1:
+        raise InputError(
+            f"num_processes: one process was started for {arguments.n_gpu} GPUs; add `--multi_gpu --num_processes "
+            f"{arguments.n_gpu}` to accelerate launch, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+    if arguments.optim.startswith(("galore", "apollo", "lomo", "adalomo")):
+        raise InputError(f"optim: {arguments.optim.value} groups the parameters by itself; choose another")
+    if arguments.mixed_precision == "fp16" and arguments.device.type == "cpu":
+        raise InputError("precision: fp16 needs a GPU; use fp32 here, or bf16")
+    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    if base_learning_rate is not None:
+        arguments.learning_rate = scaled_learning_rate(base_learning_rate, batch)
+        min_learning_rate = min_learning_rate and scaled_learning_rate(min_learning_rate, batch)
+    if min_learning_rate:
+        arguments.lr_scheduler_type = SchedulerType.COSINE_WITH_MIN_LR
+        arguments.lr_scheduler_kwargs = {
+            **(arguments.lr_scheduler_kwargs or {}),
+            "min_lr_rate": min_learning_rate / arguments.learning_rate,
+        }
+    return arguments
