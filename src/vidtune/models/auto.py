@@ -186,12 +186,17 @@ def load_classifier(
     Raises:
         InputError: If there is no such model, or it has not been fine-tuned.
     """
+    from vidtune.models.tuning import adapter_base, with_adapter
+
     source = locate(name, "model", revision)
-    model, info = _load(
-        "model", AutoModelForVideoClassification.from_pretrained, source, revision=revision, output_loading_info=True
-    )
-    if info["missing_keys"]:
-        raise InputError(f"model: {name}: has no weights for {min(info['missing_keys'])}; give a fine-tuned model")
+    if base := adapter_base(source):
+        config = _load("model", AutoConfig.from_pretrained, source)
+        model = with_adapter(load_model(config, *base)[0], source)
+    else:
+        load = AutoModelForVideoClassification.from_pretrained
+        model, info = _load("model", load, source, revision=revision, output_loading_info=True)
+        if info["missing_keys"]:
+            raise InputError(f"model: {name}: has no weights for {min(info['missing_keys'])}; give a fine-tuned model")
     processors = load_processors(source, model.config, revision)
     return model, clip_settings(model.config, None, None), *normalisation(processors[0])
 
