@@ -52,8 +52,8 @@ SMALL_MODEL = {
     "num_attention_heads": 4,
     "intermediate_size": 512,
 }
-"""The VideoMAE of `epoch`, 1 million parameters and 196 tokens a clip: so small that two CPU cores train it faster than
-most input arrives, as a GPU does larger ones."""
+"""The VideoMAE of `epoch`, 1 million parameters and 196 tokens a clip: so small that two CPU cores train it faster
+than most input arrives, as a GPU does larger ones."""
 
 EPOCHS_A_ROUND = 4  # of `workers`: the last batches, of which some workers get none, should weigh little
 WARM_UP_CLIPS = 1000  # of `memory`

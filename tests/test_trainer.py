@@ -241,6 +241,39 @@ def test_every_epoch_sees_every_video_once_in_another_order(tmp_path):
     assert len({tuple(order) for order in orders}) > 1 and len(train.seen) == 18
 
 
+def test_the_model_is_in_training_at_each_step_also_after_an_evaluation(tmp_path):
+    states = []
+
+    class Watch(TrainerCallback):
+        def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+            states.append({module.training for module in model.modules()})
+
+    options = {"num_train_epochs": 3, "eval_strategy": "epoch"}
+    trainer = build(tmp_path, None, Noise(8), Noise(2, views=1), trainer_options={"callbacks": [Watch()]}, **options)
+    trainer.train()
+    assert states == [{True}] * 6 and "train" not in vars(trainer.model)
+    assert not trainer.model.training  # after the last evaluation
+
+
+def test_a_model_that_is_wrapped_is_set_to_training_after_an_evaluation(tmp_path):
+    """As DDP wraps it: an evaluation sets the model inside only."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, **inputs):
+            return self.module(**inputs)
+
+    trainer = build(tmp_path, None, Noise(4))
+    wrapper = Wrapper(trainer.model)
+    trainer.model.eval()
+    assert wrapper.training
+    trainer.training_step(wrapper, collate([Noise(4)[0, row] for row in range(4)]))
+    assert {module.training for module in wrapper.modules()} == {True}
+
+
 def test_the_seed_of_the_data_can_be_another(tmp_path):
     seen = []
     for options in ({"data_seed": 5}, {"data_seed": 5, "seed": 4}, {"data_seed": 6}):
@@ -577,9 +610,8 @@ def test_each_step_and_each_process_has_random_numbers_of_its_own(tmp_path):
     )
 
     def draw(step, rank=0, seed=3):
-        each_step.on_step_begin(
-            SimpleNamespace(seed=seed, process_index=rank), SimpleNamespace(global_step=step), None
-        )
+        arguments = SimpleNamespace(seed=seed, process_index=rank, device=torch.device("cpu"))
+        each_step.on_step_begin(arguments, SimpleNamespace(global_step=step), None)
         return torch.rand(1).item()
 
     assert draw(1) == draw(1)

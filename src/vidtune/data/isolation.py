@@ -7,6 +7,7 @@ queue (of the standard library, loky, pebble) lose the calls of others too, or b
 import math
 import multiprocessing
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
@@ -76,11 +77,21 @@ def run_isolated(
             worker.stop()
 
 
+def _context(module: str) -> Any:
+    """How processes start: from a server that has imported what they need, as a fork of this one might hang."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # What takes seconds to import, and what is wanted here is likely to be wanted there.
+    context.set_forkserver_preload([module, *(name for name in ("torch", "datasets") if name in sys.modules)])
+    return context
+
+
 class _Worker:
     """A process that makes one call after another; it says so when it is ready for the first."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork in a process with threads may hang
+        context = _context(function.__module__)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_answer_calls, args=(function, theirs), daemon=True)
         self.process.start()

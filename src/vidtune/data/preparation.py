@@ -192,21 +192,22 @@ def _encode(
         for shard in shards
         if not (folder / shard.name).exists() or any(facts[job] is None for job in shard.jobs)
     ]
-    waits_for = {shard: {job for job in shard.jobs if not is_staged(job, facts[job])} for shard in lacking}
-    shard_of = {job: shard for shard, jobs in waits_for.items() for job in jobs}
+    waits_for = [(shard, {job for job in shard.jobs if not is_staged(job, facts[job])}) for shard in lacking]
+    place_of = {job: place for place, (_, jobs) in enumerate(waits_for) for job in jobs}
 
     def finish(shard: Shard) -> None:
         write_shard(shard, videos, folder, staging)
         for job in shard.jobs:
             job.staged.unlink(missing_ok=True)
 
-    for shard in [shard for shard, jobs in waits_for.items() if not jobs]:
-        finish(shard)
-    tasks = ((job, (videos[job.split][job.row], job, encoding, decoder)) for job in shard_of)
-    processes = min(num_proc or _cores(), max(1, len(shard_of)))
+    for shard, waiting in waits_for:
+        if not waiting:
+            finish(shard)
+    tasks = ((job, (videos[job.split][job.row], job, encoding, decoder)) for job in place_of)
+    processes = min(num_proc or _cores(), max(1, len(place_of)))
     with (
         closing(run_isolated(_stage, tasks, processes, math.inf)) as results,
-        tqdm(total=len(facts), initial=len(facts) - len(shard_of), desc="prepare", unit="video") as progress,
+        tqdm(total=len(facts), initial=len(facts) - len(place_of), desc="prepare", unit="video") as progress,
     ):
         for job, result in results:
             reason = result.detail if isinstance(result, Lost) else result
@@ -217,11 +218,11 @@ def _encode(
             if reason:
                 write_json(job.staged.with_suffix(".json"), {"reason": reason}, staging)
             progress.update()
-            shard = shard_of[job]
-            waits_for[shard].remove(job)
-            if not waits_for[shard]:
+            shard, waiting = waits_for[place_of[job]]
+            waiting.remove(job)
+            if not waiting:
                 finish(shard)
-    return len(shard_of)
+    return len(place_of)
 
 
 def _totals(shards: Sequence[Shard], sources: Mapping[str, Sequence[Facts]], folder: Path) -> dict[str, Any]:

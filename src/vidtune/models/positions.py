@@ -37,12 +37,12 @@ def interpolate_positions(table: torch.Tensor, old_grid: Sequence[int], new_grid
     """Interpolate the positions of a grid of patches, so that each keeps its place in the video.
 
     Bicubic in space, then linear in time, both between the centres of the patches; an axis that stays as long as it
-    was is left alone, so that an unchanged grid gives the same table to the bit. In time, one patch in the middle of
-    another stands for it; a doubled length keeps the mean over time.
+    was is left alone, so that an unchanged grid gives the same table to the bit. Doubled frames keep the mean over
+    time.
 
     Source: OpenGVLab/unmasked_teacher, `get_sinusoid_encoding_table`, which does this to VideoMAE's sinusoids; the
-    part in space is `run_class_finetuning.py` of MCG-NJU/VideoMAE. (ViViT's own code is linear in both;
-    TimeSformer's takes the nearest, which leaves neighbouring frames with one position between them.)
+    part in space is `run_class_finetuning.py` of MCG-NJU/VideoMAE. (ViViT's own code is linear in space and repeats
+    the table in time; TimeSformer's takes the nearest. Both leave several frames with one position.)
 
     Args:
         table: `(1, extra + T * H * W, width)`, in the order of time, rows, columns, after `extra` tokens such as the

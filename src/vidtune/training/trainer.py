@@ -182,6 +182,18 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
     def _with_average(self) -> AbstractContextManager[None]:
         return self.average.in_place(self.model) if self.average else nullcontext()
 
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Take a step as Trainer does, without telling each module of a model in training that it is."""
+        if (
+            model.training and self.model.training
+        ):  # an evaluation leaves what is around the model, as DDP's, as it was
+            vars(model)["train"] = lambda: model
+        try:
+            loss: torch.Tensor = super().training_step(model, *args, **kwargs)
+        finally:
+            vars(model).pop("train", None)
+        return loss
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Count none: Trainer's estimate is of language models, and takes longer than a small model's step."""
         return 0
@@ -354,7 +366,9 @@ class _EachStep(TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         sequence = np.random.SeedSequence([args.seed, state.global_step, args.process_index])
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+        # torch.manual_seed takes a tenth of a millisecond, for all kinds of devices.
+        set_seed = torch.default_generator.manual_seed if args.device.type == "cpu" else torch.manual_seed
+        set_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.average and not self.trainer.accelerator.optimizer_step_was_skipped:
