@@ -405,6 +405,7 @@ BAD_COMMAND_LINES += [
         "--lr_scheduler_type cosine --learning_rate 1e-3 --min_learning_rate 1e-2",
         ["min_learning_rate: 0.01 is above the learning rate, 0.001"],
     ),
+    ("--base_learning_rate 1 --auto_find_batch_size", ["auto_find_batch_size: base_learning_rate is scaled by"]),
     ("--learning_rate_steps 3 2", ["learning_rate_steps: got [3.0, 2.0]", "ascending"]),
     ("--learning_rate_steps 3", ["learning_rate_steps: 3.0 is not before the end of training, num_train_epochs: 3"]),
     (

@@ -20,7 +20,7 @@ from video_files import busy_frames, counting_frames, write_audio, write_folder_
 from vidtune.data import inspection
 from vidtune.data.findings import KINDS
 from vidtune.data.inspection import inspect_videos, print_inspection
-from vidtune.data.isolation import run_isolated
+from vidtune.data.isolation import Lost, run_isolated
 from vidtune.data.probe import FACTS, probe_file
 from vidtune.data.rows import to_dataset
 from vidtune.data.sources import load_videos
