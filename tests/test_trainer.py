@@ -23,6 +23,7 @@ from vidtune.errors import InputError, VideoError
 from vidtune.evaluation.metrics import scalar_metrics
 from vidtune.models.auto import load_model, read_config
 from vidtune.models.processors import load_processors, normalisation
+from vidtune.models.regularisation import set_drop_path, set_head_dropout
 from vidtune.training import settings as settings_module
 from vidtune.training import trainer as trainer_module
 from vidtune.training.mixing import Mixing, draw_mix, mix_clips
@@ -200,6 +201,21 @@ def test_batch_8_equals_2_times_4_accumulated_with_every_piece(tmp_path, dataset
         after.append((weights(trainer.model), losses))
     assert_same(after[0][0], after[1][0], tolerance=1e-6)
     assert len(after[0][1]) == 2 and after[0][1] == pytest.approx(after[1][1], abs=1e-5)
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_gradient_checkpointing_takes_the_same_steps_and_drops_the_same_paths(tmp_path, model_type):
+    after = []
+    for checkpointing in (False, True):
+        model = build_model(model_type)
+        set_drop_path(model, 0.5)
+        set_head_dropout(model, 0.5)
+        trainer = build(
+            tmp_path, model, Noise(16, SIZES[model_type]), optim="sgd", gradient_checkpointing=checkpointing
+        )
+        trainer.train()
+        after.append(weights(model))
+    assert_same(*after, tolerance=1e-6)
 
 
 @pytest.mark.parametrize("model_type", TINY)

@@ -3,7 +3,8 @@
 Which pairs, how much of each, and which box is a function of (seed, epoch, rows of the pair), and both of a pair lie
 in one batch of even size. So 1 and 2 processes, and one batch of 8 and 2 of 4, mix the same.
 
-Source: mixup, Zhang et al. 2018; cutmix, Yun et al. 2019; `Mixup` of timm in its mode `pair`.
+Source: mixup, Zhang et al. 2018; cutmix, Yun et al. 2019; `Mixup` of timm in its mode `pair`. VideoMAE's copy of it
+draws once a batch, and its cutmix, written for pictures, takes frames and rows where a clip has rows and columns.
 """
 
 from collections.abc import Sequence
