@@ -163,12 +163,12 @@ def test_values_of_a_config(tmp_path: Path, text: str, name: str, value: Any) ->
         ("--include_for_metrics inputs loss", "include_for_metrics", ["inputs", "loss"]),
         ("--class_weights balanced", "class_weights", "balanced"),
         ("--class_weights|{a: 2, b c: 1}", "class_weights", {"a": 2.0, "b c": 1.0}),
-        ("--tuning lora --merge_lora --lora_targets query value", "lora_targets", ["query", "value"]),
-        ("--tuning lora --merge_lora --lora_targets query", "lora_targets", ["query"]),
-        ("--tuning lora --merge_lora --lora_alpha 32", "lora_alpha", 32.0),
-        ("--tuning partial --unfreeze_layers 2 --layer_decay 0.5", "unfreeze_layers", 2),
-        ("--tuning attentive_probe --probe_learning_rates 1e-3", "probe_learning_rates", [1e-3]),
-        ("--tuning attentive_probe --probe_weight_decays 0 0.1", "probe_weight_decays", [0.0, 0.1]),
+        ("--weights x.pth --tuning lora --merge_lora --lora_targets query value", "lora_targets", ["query", "value"]),
+        ("--weights x.pth --tuning lora --merge_lora --lora_targets query", "lora_targets", ["query"]),
+        ("--weights x.pth --tuning lora --merge_lora --lora_alpha 32", "lora_alpha", 32.0),
+        ("--weights x.pth --tuning partial --unfreeze_layers 2 --layer_decay 0.5", "unfreeze_layers", 2),
+        ("--weights x.pth --tuning attentive_probe --probe_learning_rates 1e-3", "probe_learning_rates", [1e-3]),
+        ("--weights x.pth --tuning attentive_probe --probe_weight_decays 0 0.1", "probe_weight_decays", [0.0, 0.1]),
         ("--base_learning_rate 1e-3 --lr_scheduler_type cosine --min_learning_rate 0", "min_learning_rate", 0.0),
         ("--mixup 0.8 --mix_probability 0.5", "mix_probability", 0.5),
         ("--early_stopping_patience 3 --load_best_model_at_end", "early_stopping_patience", 3),
@@ -183,7 +183,7 @@ def test_values_of_the_command_line(words: str, name: str, value: Any) -> None:
 
 
 def test_attentive_probes_are_not_clipped_together(tmp_path: Path) -> None:
-    options = read("--tuning", "attentive_probe")
+    options = read("--tuning", "attentive_probe", "--weights", "x.pth")
     assert options.training == {"max_grad_norm": 0.0}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(options.config))
     assert parse(["--config", str(tmp_path / "config.yaml")], "A recipe.", FINETUNE).config == options.config
@@ -422,8 +422,10 @@ BAD_COMMAND_LINES += [
         "--tuning attentive_probe --head_dropout 0.5",
         ["head_dropout: 0.5 goes with tuning: full or partial or lora or"],
     ),
-    ("--tuning lora", ["merge_lora: False: an adapter needs a checkpoint", "model_name_or_path"]),
+    ("--tuning linear_probe", ["tuning: linear_probe trains a part", "would stay random", "model_name_or_path"]),
+    ("--tuning lora --weights x.pth", ["merge_lora: False: an adapter needs a checkpoint", "model_name_or_path"]),
     ("--mixup 1 --per_device_train_batch_size 5", ["per_device_train_batch_size: got 5", "even number"]),
+    ("--mixup 1 --mix_switch_probability 1", ["mix_switch_probability: 1.0 goes with both mixup and cutmix"]),
     ("--mix_probability 0.5", ["mix_probability: 0.5 goes with mixup and cutmix"]),
     ("--balanced_sampling --class_weights balanced", ["class_weights: balanced", "twice", "one of them"]),
     ("--early_stopping_patience 3", ["early_stopping_patience: needs load_best_model_at_end: true"]),

@@ -218,11 +218,6 @@ def test_attentive_probes_without_an_evaluation_are_judged_at_the_end(dataset, t
             "class_weights: pink is no label of the dataset; it has blue, green, red",
         ),
         ({"config_name": "x3d_xs", "drop_path": "0.1"}, "drop_path: 0.1: x3d_xs has no residual branches"),
-        ({"unfreeze_layers": "9", "tuning": "partial"}, "unfreeze_layers: got 9; the model has 2 blocks; give 1 to 2"),
-        (
-            {"tuning": "lora", "merge_lora": "true", "lora_targets": "nowhere"},
-            "lora_targets: nowhere is no .* it has ",
-        ),
         ({"weights": "nowhere.pth"}, "weights: nowhere.pth"),
         ({"optim": "lomo"}, "optim: lomo groups the parameters by itself"),
         (
@@ -240,6 +235,21 @@ def test_pieces_that_do_not_fit_are_refused(options, message, dataset, tmp_path,
     if given["config_name"] == "videomae":
         given["config_overrides"] = tiny.strip()[:-1] + ", num_attention_heads: 2, intermediate_size: 32}"
     assert_refused(words(**given), message, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tuning": "partial", "unfreeze_layers": 9}, "unfreeze_layers: got 9; the model has 2 blocks; give 1 to 2"),
+        ({"tuning": "lora", "lora_targets": "nowhere"}, "lora_targets: nowhere is no .* it has "),
+        ({"tuning": "attentive_probe", "probe_heads": 3}, "probe_heads: got 3; give a divisor of 16"),
+    ],
+)
+def test_tuning_that_does_not_fit_the_checkpoint_is_refused(
+    options, message, dataset, tiny_checkpoint, tmp_path, capsys
+):
+    argv = words(dataset=dataset, output_dir=tmp_path / "run", model_name_or_path=tiny_checkpoint, use_cpu="true")
+    assert_refused(argv + words(**options), message, tmp_path, capsys)
 
 
 def test_a_head_that_is_kept_does_not_start_small(dataset, tmp_path, capsys):

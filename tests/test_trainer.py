@@ -667,6 +667,15 @@ def test_patience_is_resumed_as_well(tmp_path, step, steps):
     assert_same(weights(again.model), weights(whole.model))
 
 
+def test_patience_can_be_added_when_a_run_is_resumed(tmp_path):
+    options = STOP | {"num_train_epochs": 5}
+    first = build(tmp_path, None, Noise(4), Noise(2, views=1), trainer_options={"callbacks": [Worsen()]}, **options)
+    first.train()
+    again = stopping(tmp_path, num_train_epochs=5)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert again.state.global_step == 4  # two evaluations later
+
+
 def test_a_checkpoint_holds_processors_and_loads_with_the_auto_classes(tmp_path):
     model = build_model()
     processors = load_processors(None, model.config)

@@ -267,7 +267,7 @@ REFUSED_TRAINING_FIELDS = {
 SHOWN_TRAINING_FIELDS = (
     "output_dir num_train_epochs max_steps learning_rate lr_scheduler_type warmup_steps weight_decay "
     "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps label_smoothing_factor "
-    "max_grad_norm optim gradient_checkpointing torch_compile dataloader_num_workers eval_strategy "
+    "max_grad_norm optim optim_args gradient_checkpointing torch_compile dataloader_num_workers eval_strategy "
     "save_strategy save_total_limit load_best_model_at_end metric_for_best_model logging_steps report_to "
     "resume_from_checkpoint seed use_cpu"
 ).split()

@@ -49,11 +49,17 @@ def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> 
         _check_learning_rate(tuning, training)
         if tuning.tuning == "attentive_probe":
             _check_probes(tuning, training)
-    if model and tuning and tuning.tuning == "lora" and not (model.model_name_or_path or tuning.merge_lora):
-        raise InputError(
-            "merge_lora: False: an adapter needs a checkpoint that it is loaded onto; add --merge_lora, or give "
-            "model_name_or_path"
-        )
+    if model and tuning and tuning.tuning != "full" and not model.model_name_or_path:
+        if not model.weights:
+            raise InputError(
+                f"tuning: {tuning.tuning} trains a part, and the rest of a new model would stay random; give "
+                "model_name_or_path, or use full"
+            )
+        if tuning.tuning == "lora" and not tuning.merge_lora:
+            raise InputError(
+                "merge_lora: False: an adapter needs a checkpoint that it is loaded onto; add --merge_lora, or give "
+                "model_name_or_path"
+            )
     if data and tuning and data.train_transform:
         for name in ("rand_augment", "random_erasing"):
             if getattr(tuning, name):
@@ -125,16 +131,18 @@ def _check_tuning(tuning: "TuningArguments", training: Mapping[str, Any]) -> Non
         from vidtune.data.rand_augment import parse_rand_augment
 
         parse_rand_augment(tuning.rand_augment)
+    if not (tuning.mixup and tuning.cutmix) and tuning.mix_switch_probability != defaults.mix_switch_probability:
+        raise InputError(
+            f"mix_switch_probability: {tuning.mix_switch_probability} goes with both mixup and cutmix; one is 0"
+        )
     if tuning.mixup or tuning.cutmix:
         batch = training.get("per_device_train_batch_size", 8)
         if batch % 2:
             raise InputError(
                 f"per_device_train_batch_size: got {batch}; give an even number, since mixup and cutmix mix pairs"
             )
-    else:
-        for name in ("mix_probability", "mix_switch_probability"):
-            if getattr(tuning, name) != getattr(defaults, name):
-                raise InputError(f"{name}: {getattr(tuning, name)} goes with mixup and cutmix; both are 0")
+    elif tuning.mix_probability != defaults.mix_probability:
+        raise InputError(f"mix_probability: {tuning.mix_probability} goes with mixup and cutmix; both are 0")
     if tuning.balanced_sampling and tuning.class_weights == "balanced":
         raise InputError(
             "class_weights: balanced and balanced_sampling: True would make up for the same twice; give one of them"
