@@ -315,7 +315,7 @@ def test_a_full_disk_names_the_folder_and_keeps_what_is_finished(source, tmp_pat
     with_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[0] + 1000, with_limit[1]))  # of this process, which writes shards
     try:
-        message = refused(prepare, videos, out)
+        message = refused(prepare, videos, out, num_proc=1)  # one after the other
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, with_limit)
     staging = out / preparation.STAGING
@@ -377,7 +377,7 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path):
             time.sleep(0.005)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        time.sleep(1)  # for its workers, who end with the video at hand
+        time.sleep(4)  # for its workers, who end with the video at hand
         assert not (out / "data").exists()
         assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was done twice
         kept = {path: path.stat().st_mtime_ns for path in encoded_videos(out)}
