@@ -79,7 +79,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     measured = COMMANDS[command](options, output_dir)
 
-    from vidtune.data.decoding import available_decoders
     from vidtune.evaluation.report import environment, to_json
 
     report = {
@@ -87,7 +86,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "command": shlex.join(["python", "recipes/benchmark.py", *argv]),
         "config": arguments.config,
         **measured,
-        "environment": environment(decoder=available_decoders()[0] if options.decoder == "auto" else options.decoder),
+        "environment": environment(decoder="pyav" if options.decoder == "auto" else options.decoder),
         "seconds": time.perf_counter() - started,
     }
     write_text(output_dir / "report.json", without_secrets(to_json(report)))

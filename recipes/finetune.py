@@ -300,14 +300,13 @@ def build_report(
     from accelerate.utils import gather_object
 
     from vidtune.data.clips import FAILED, failure
-    from vidtune.data.decoding import available_decoders
     from vidtune.evaluation.metrics import video_metrics
     from vidtune.evaluation.report import environment
 
     processes = trainer.args.world_size
     launcher = ["python"] if processes == 1 else ["torchrun", "--nproc_per_node", str(processes)]
     labels = list(trainer.model.config.label2id)
-    decoder = available_decoders()[0] if options.data.decoder == "auto" else options.data.decoder
+    decoder = "pyav" if options.data.decoder == "auto" else options.data.decoder
     seconds = train_metrics["train_runtime"] - trainer.evaluation_seconds
     speed = trainer.trained_videos / seconds if trainer.trained_videos else None
     throughput = {"train_videos_per_second": speed}

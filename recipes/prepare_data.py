@@ -239,7 +239,6 @@ def store(videos: Any, prepare: PrepareArguments, output_dir: Path) -> dict[str,
 
 def write_report(report: dict[str, Any], prepare: PrepareArguments, output_dir: Path) -> None:
     """Add speed and surroundings to a report, and write it; one of the work stays where nothing was left to do."""
-    from vidtune.data.decoding import available_decoders
     from vidtune.evaluation.report import environment, to_json
 
     looked, stored = report["inspection"], report.get("prepared", {"encoded": 0, "seconds": 0.0})
@@ -247,7 +246,7 @@ def write_report(report: dict[str, Any], prepare: PrepareArguments, output_dir: 
     earlier = json.loads(path.read_bytes()) if path.exists() else {}
     if "prepared" in earlier and not looked["looked_at"] and not stored["encoded"]:
         return
-    decoder = available_decoders()[0] if prepare.decoder == "auto" else prepare.decoder
+    decoder = "pyav" if prepare.decoder == "auto" else prepare.decoder
     report |= {
         "throughput": {
             "inspected_videos_per_second": looked["looked_at"] / looked["seconds"],

@@ -1,6 +1,5 @@
 """Inspection: every video decoded once, in processes of their own, and what must be looked at before training."""
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,7 +22,7 @@ from vidtune.data.findings import (
     findings_of_files,
     findings_of_groups,
 )
-from vidtune.data.isolation import Lost, run_isolated
+from vidtune.data.isolation import Lost, available_cores, run_isolated
 from vidtune.data.probe import FACTS, probe_file
 
 MOST_CLASSES = 16
@@ -71,7 +70,7 @@ def inspect_videos(
             facts[row["video_id"]] = {name: found[name] for name in FACTS}
         else:
             todo.append((split, place, row))
-    processes = min(num_proc or _cores(), max(1, len(todo)))
+    processes = min(num_proc or available_cores(), max(1, len(todo)))
     with (
         tqdm(total=len(rows), initial=len(rows) - len(todo), desc="inspecting", unit="video") as progress,
         closing(run_isolated(probe_file, _tasks(videos, todo), processes, time_limit_seconds)) as results,
@@ -97,10 +96,6 @@ def inspect_videos(
         "classes": count_classes(files),
         "near_duplicates": [[files[first]["video_id"], files[second]["video_id"]] for first, second, _ in duplicates],
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rows(part: Dataset, split: str) -> list[Facts]:

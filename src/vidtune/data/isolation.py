@@ -6,6 +6,7 @@ queue (of the standard library, loky, pebble) lose the calls of others too, or b
 
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -20,6 +21,11 @@ class Lost(NamedTuple):
 
     kind: str
     detail: str
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_isolated(

@@ -24,7 +24,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from vidtune.data.clips import open_row
 from vidtune.data.encoding import Encoding, encode_video
-from vidtune.data.isolation import Lost, run_isolated
+from vidtune.data.isolation import Lost, available_cores, run_isolated
 from vidtune.data.shards import (
     Facts,
     Job,
@@ -204,7 +204,7 @@ def _encode(
         if not waiting:
             finish(shard)
     tasks = ((job, (videos[job.split][job.row], job, encoding, decoder)) for job in place_of)
-    processes = min(num_proc or _cores(), max(1, len(place_of)))
+    processes = min(num_proc or available_cores(), max(1, len(place_of)))
     with (
         closing(run_isolated(_stage, tasks, processes, math.inf)) as results,
         tqdm(total=len(facts), initial=len(facts) - len(place_of), desc="prepare", unit="video") as progress,
@@ -294,8 +294,3 @@ def _stage(row: Mapping[str, Any], job: Job, encoding: Encoding, decoder: str) -
     write_json(job.staged.with_suffix(".json"), facts, job.staged.parent)
     write_file(job.staged, content, job.staged.parent)
     return None
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
