@@ -34,9 +34,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidtune.arguments import BenchmarkArguments, parse
+from vidtune.arguments import parse
 from vidtune.card import without_secrets
 from vidtune.errors import InputError, exit_code
+from vidtune.options import BenchmarkArguments
 from vidtune.timing import Clips, Task, in_rounds, on_one_thread, own_process, summary, timed
 from vidtune.training.checkpoints import is_run, write_text
 

@@ -18,17 +18,17 @@ from typing import Any
 
 import yaml
 
-from vidtune.arguments import (
+from vidtune.arguments import parse
+from vidtune.card import model_card, without_secrets
+from vidtune.errors import InputError, exit_code
+from vidtune.hub import check_access, publish
+from vidtune.options import (
     DataArguments,
     ModelArguments,
     PublishArguments,
     SourceArguments,
     TuningArguments,
-    parse,
 )
-from vidtune.card import model_card, without_secrets
-from vidtune.errors import InputError, exit_code
-from vidtune.hub import check_access, publish
 from vidtune.training.checkpoints import (
     RUN_FILES,
     check_output_dir,

@@ -19,10 +19,11 @@ from typing import Any
 
 import yaml
 
-from vidtune.arguments import PrepareArguments, SourceArguments, parse
+from vidtune.arguments import parse
 from vidtune.card import without_secrets
 from vidtune.errors import InputError, exit_code
 from vidtune.hub import check_access, publish
+from vidtune.options import PrepareArguments, SourceArguments
 from vidtune.training.checkpoints import close_output_dir, open_output_dir, write_text
 
 SECTIONS = {"source": SourceArguments, "prepare": PrepareArguments}

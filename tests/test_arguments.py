@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from vidtune.arguments import (
-    REFUSED_TRAINING_FIELDS,
-    SHOWN_TRAINING_FIELDS,
+from vidtune.arguments import REFUSED_TRAINING_FIELDS, SHOWN_TRAINING_FIELDS, parse
+from vidtune.errors import InputError, exit_code
+from vidtune.options import (
     BenchmarkArguments,
     DataArguments,
     ModelArguments,
@@ -21,9 +21,7 @@ from vidtune.arguments import (
     PublishArguments,
     SourceArguments,
     TuningArguments,
-    parse,
 )
-from vidtune.errors import InputError, exit_code
 from vidtune.schema import RANGES, check_value, training_fields
 
 ROOT = Path(__file__).parents[1]

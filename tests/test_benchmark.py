@@ -16,9 +16,10 @@ import torch
 from conftest import TINY_VIDEOMAE
 from run_recipe import load_recipe, refused, words
 from video_files import write_folder_dataset
-from vidtune.arguments import BenchmarkArguments, parse
+from vidtune.arguments import parse
 from vidtune.data.decoding import open_video
 from vidtune.errors import InputError
+from vidtune.options import BenchmarkArguments
 
 TINY = {"num_videos": 4, "rounds": 2, "num_frames": 4, "image_size": 32, "batch_size": 2, "num_proc": 2}
 

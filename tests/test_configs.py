@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from run_recipe import load_recipe
-from vidtune.arguments import DataArguments, ModelArguments, SourceArguments, TuningArguments, parse
+from vidtune.arguments import parse
 from vidtune.data.clips import apply_transform, load_transform
 from vidtune.models.attentive_probe import probe_groups
 from vidtune.models.auto import read_config
@@ -33,6 +33,7 @@ from vidtune.models.blocks import find_blocks
 from vidtune.models.configurations import FrameClassifierConfig
 from vidtune.models.regularisation import scale_head, set_drop_path, set_head_dropout
 from vidtune.models.tuning import apply_tuning
+from vidtune.options import DataArguments, ModelArguments, SourceArguments, TuningArguments
 from vidtune.training.optimization import layer_ids, parameter_groups, scaled_learning_rate, stepped
 from vidtune.training.settings import training_arguments
 

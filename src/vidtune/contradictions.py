@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vidtune.errors import InputError
 
 if TYPE_CHECKING:
-    from vidtune.arguments import DataArguments, ModelArguments, SourceArguments, TuningArguments
+    from vidtune.options import DataArguments, ModelArguments, SourceArguments, TuningArguments
 
 GOES_WITH = {
     "unfreeze_layers": ("partial",),
