@@ -1,13 +1,16 @@
-"""Measure the input pipeline, each on a machine that does nothing else.
+"""Measure the input pipeline, training and prediction, each on a machine that does nothing else.
 
 One thread each, from videos of your own to clips: the public notebook's pipeline, ours from the source files, ours
-from a prepared dataset, the decoder alone, a copy of the finished clip:
+from a prepared dataset, the decoder alone, a copy of the finished clip; and from videos to all views of an evaluation:
 
     python recipes/benchmark.py input --dataset my_videos --prepared my_prepared_videos
+    python recipes/benchmark.py views --dataset my_videos --num_videos 300
 
-An epoch of training under the Trainer as the notebook has it, and under ours:
+An epoch of training under the Trainer as the notebook has it, and under ours; steps of training on batches that are
+ready, by a bare loop of PyTorch, by our Trainer and by the one of transformers (no dataset needed):
 
     python recipes/benchmark.py epoch --dataset my_videos --prepared my_prepared_videos
+    python recipes/benchmark.py step --rounds 40
 
 Data-loader workers, one against several; the resident memory of a worker over 10,000 clips; clips of a video of an
 hour against clips of one of ten seconds (drawn on the spot, no dataset needed):
@@ -16,33 +19,40 @@ hour against clips of one of ten seconds (drawn on the spot, no dataset needed):
     python recipes/benchmark.py memory --dataset my_videos --num_clips 10000
     python recipes/benchmark.py long
 
+Prediction: decoding alone, the model alone, and both together, as recipes/predict.py does it:
+
+    python recipes/benchmark.py predict --dataset my_videos --num_videos 300
+
 Everything is measured in a process of its own, in turns: once unrecorded, to warm up, then `rounds` times, of which
 the median counts. Without `--prepared` the prepared dataset is made first. The notebook is the video-classification
 guide of transformers: https://huggingface.co/docs/transformers/tasks/video_classification
 """
 
-import multiprocessing
 import os
-import random
 import shlex
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vidtune.arguments import parse
+from vidtune.benchmarks.timing import (
+    Task,
+    hold_to_one_core,
+    in_rounds,
+    on_one_thread,
+    own_process,
+    paired_summary,
+    summary,
+    timed,
+)
 from vidtune.card import without_secrets
 from vidtune.errors import InputError, exit_code
 from vidtune.options import BenchmarkArguments
-from vidtune.timing import Clips, Task, in_rounds, on_one_thread, own_process, summary, timed
 from vidtune.training.checkpoints import is_run, write_text
-
-# The guide's clip: every fourth frame at 30 frames per second. So many frames at this rate span the same time.
-FPS = 30 / 4
 
 SMALL_MODEL = {
     "image_size": 112,
@@ -53,13 +63,15 @@ SMALL_MODEL = {
     "num_attention_heads": 4,
     "intermediate_size": 512,
 }
-"""The VideoMAE of `epoch`, 1 million parameters and 196 tokens a clip: so small that two CPU cores train it faster
-than most input arrives, as a GPU does larger ones."""
+"""The VideoMAE of `epoch` and `step`, 1 million parameters and 196 tokens a clip: so small that two CPU cores train
+it faster than most input arrives, as a GPU does larger ones."""
 
 EPOCHS_A_ROUND = 4  # of `workers`: the last batches, of which some workers get none, should weigh little
+STEPS_A_ROUND = 20  # of `step`
 WARM_UP_CLIPS = 1000  # of `memory`
 CLIPS_A_ROUND = 20  # of `long`
-SHORT_SECONDS, LONG_SECONDS = 10, 3600  # of the videos of `long`; the short one is what the long one repeats
+LONG_SECONDS = 3600  # of the long videos of `long`, which repeat the short one
+TEMPORAL_VIEWS, SPATIAL_CROPS = 5, 3  # of `views`: VideoMAE's protocol for Kinetics-400
 
 SECTIONS = {"benchmark": BenchmarkArguments}
 
@@ -96,38 +108,67 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return report
 
 
-# The five commands
+# The commands
 
 
 def measure_input(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
     """Clips per second of one thread: the notebook, ours from source and prepared, the decoder, a copy."""
-    videos = choose_videos(options)
-    prepared, clip = prepare(videos, options, output_dir), clip_format(options)
+    from vidtune.benchmarks.pipelines import copied_clips, decoded_videos, notebook_clips, own_clips
+    from vidtune.benchmarks.videos import paths
+
+    videos, prepared = choose_both(options, output_dir)
+    clip, files = clip_format(options), paths(videos)
+    source_clips, prepared_clips = training_clips(videos, clip, options), training_clips(prepared, clip, options)
     starts = {
         "notebook": partial(notebook_clips, videos, clip, options.seed),
-        "source": partial(own_clips, videos, clip, options),
-        "prepared": partial(own_clips, prepared, clip, options),
-        "decoder": partial(decoded_videos, videos),
-        "copy": partial(copied_clips, videos, clip, options),
+        "source": partial(own_clips, source_clips),
+        "prepared": partial(own_clips, prepared_clips),
+        "decoder": partial(decoded_videos, files),
+        "copy": partial(copied_clips, source_clips),
     }
-    files = paths(videos)
     tasks = {name: partial(on_one_thread, name, start, files) for name, start in starts.items()}
     results = in_rounds(tasks, options.rounds)
     pairs = [("source", "notebook"), ("prepared", "notebook"), ("source", "decoder"), ("prepared", "decoder")]
     return {"files": files} | summary(results, [*pairs, ("prepared", "source"), ("prepared", "copy")])
 
 
+def measure_views(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
+    """Videos per second of one thread: all views of an evaluation, and the decoder alone, which decodes all frames."""
+    from vidtune.benchmarks.pipelines import decoded_videos, own_views
+    from vidtune.benchmarks.videos import choose_videos, paths
+    from vidtune.data.clips import EvaluationClips
+
+    videos = choose_videos(options.dataset, options.num_videos, options.seed)
+    files = paths(videos)
+    views = EvaluationClips(
+        videos,
+        clip_format(options),
+        temporal_views=TEMPORAL_VIEWS,
+        spatial_crops=SPATIAL_CROPS,
+        decoder=options.decoder,
+    )
+    starts = {"views": partial(own_views, views), "decoder": partial(decoded_videos, files)}
+    tasks = {name: partial(on_one_thread, name, start, files) for name, start in starts.items()}
+    return {"files": files} | summary(in_rounds(tasks, options.rounds), [("views", "decoder")], "videos")
+
+
 def measure_epoch(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
     """Clips per second of training for one epoch, decoding and all, by the model's own count of clips."""
-    videos = choose_videos(options)
+    from vidtune.benchmarks.training import notebook_trainer, own_trainer, timed_epoch, training_fields
+    from vidtune.benchmarks.videos import paths
+
+    videos, prepared = choose_both(options, output_dir)
     if len(videos) < options.batch_size:
         raise InputError(f"num_videos: {len(videos)} don't fill one batch; give at least {options.batch_size}")
-    prepared = prepare(videos, options, output_dir)
+    clip, count = clip_format(options, size=SMALL_MODEL["image_size"]), workers(options)
+    model = new_model(options, videos.features["label"].names)
     with tempfile.TemporaryDirectory() as folder:
+        fields = training_fields(folder, len(videos) // options.batch_size, options.batch_size, options.seed)
+        source_clips, prepared_clips = training_clips(videos, clip, options), training_clips(prepared, clip, options)
         tasks = {
-            "notebook": lambda number: timed_epoch(notebook_trainer(videos, options, folder)),
-            "source": lambda number: timed_epoch(own_trainer(videos, options, folder)),
-            "prepared": lambda number: timed_epoch(own_trainer(prepared, options, folder)),
+            "notebook": lambda number: timed_epoch(notebook_trainer(videos, model(), fields)),
+            "source": lambda number: timed_epoch(own_trainer(source_clips, model(), fields, count)),
+            "prepared": lambda number: timed_epoch(own_trainer(prepared_clips, model(), fields, count)),
         }
         results = in_rounds(tasks, options.rounds)
     return {"files": paths(videos), "clips": {name: kept[0]["clips"] for name, kept in results.items()}} | summary(
@@ -135,16 +176,45 @@ def measure_epoch(options: BenchmarkArguments, output_dir: Path) -> dict[str, An
     )
 
 
+def measure_step(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
+    """Milliseconds of a step on batches that are ready: a bare loop, our Trainer, and the one of transformers."""
+    from vidtune.benchmarks.steps import WARM_UP_STEPS, bare_steps, own_steps, ready_batches, stock_steps
+    from vidtune.benchmarks.training import training_fields
+    from vidtune.training.settings import training_arguments
+
+    steps = WARM_UP_STEPS + STEPS_A_ROUND + 1
+    size, labels = options.image_size or SMALL_MODEL["image_size"], ["first", "second"]
+    shape, model = (options.batch_size, options.num_frames, 3, size, size), new_model(options, labels)
+    with tempfile.TemporaryDirectory() as folder:
+        fields = training_fields(folder, steps, options.batch_size, options.seed) | {"weight_decay": 0.05}
+
+        def run(take_steps: Any, number: int) -> dict[str, float]:
+            args = training_arguments(fields)
+            if args.device.type == "cpu":
+                hold_to_one_core()
+            ready = ready_batches(4, shape, len(labels), options.seed + number, args.device)
+            return take_steps(model(), args, [ready[step % len(ready)] for step in range(steps)])
+
+        tasks = {"bare": bare_steps, "trainer": own_steps, "stock": stock_steps}
+        results = in_rounds({name: partial(run, task) for name, task in tasks.items()}, options.rounds)
+    return {"clips": list(shape)} | paired_summary(results, [("trainer", "bare"), ("stock", "bare")])
+
+
 def measure_workers(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
     """Clips per second that arrive from one data-loader worker, and from several."""
     several = workers(options)
     if several == 1:
         raise InputError("num_proc: got 1; give the number of workers to compare one with, 2 or more")
-    videos = choose_videos(options)
-    prepared, clip = prepare(videos, options, output_dir), clip_format(options)
-    files = paths(videos)
+
+    from vidtune.benchmarks.pipelines import loaded_clips
+    from vidtune.benchmarks.videos import paths
+
+    videos, prepared = choose_both(options, output_dir)
+    clip, files = clip_format(options), paths(videos)
     starts = {
-        f"{name}_{count}": partial(loaded_clips, rows, clip, options, count)
+        f"{name}_{count}": partial(
+            loaded_clips, training_clips(rows, clip, options), options.batch_size, count, EPOCHS_A_ROUND
+        )
         for name, rows in (("source", videos), ("prepared", prepared))
         for count in (1, several)
     }
@@ -155,11 +225,14 @@ def measure_workers(options: BenchmarkArguments, output_dir: Path) -> dict[str, 
 
 def measure_memory(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
     """Memory of one data-loader worker, every tenth of the clips from the end of the warm-up on."""
-    videos = choose_videos(options)
-    prepared, clip = prepare(videos, options, output_dir), clip_format(options)
+    from vidtune.benchmarks.memory import worker_memory
+    from vidtune.benchmarks.videos import paths
+
+    videos, prepared = choose_both(options, output_dir)
     report: dict[str, Any] = {"files": paths(videos), "clips": options.num_clips, "resident_mb": {}, "own_mb": {}}
     for name, rows in (("source", videos), ("prepared", prepared)):
-        with own_process(partial(worker_memory, rows, clip, options)) as run:
+        clips = training_clips(rows, clip_format(options), options)
+        with own_process(partial(worker_memory, clips, options.batch_size, WARM_UP_CLIPS, options.num_clips)) as run:
             measured = run(0)
         report["resident_mb"][name], report["own_mb"][name] = measured["resident_mb"], measured["own_mb"]
     resident = report["resident_mb"].items()
@@ -169,375 +242,111 @@ def measure_memory(options: BenchmarkArguments, output_dir: Path) -> dict[str, A
 
 def measure_long(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
     """Clips per second of a long video and of a short one, keyframes as far apart as the short one is long."""
+    from vidtune.benchmarks.pipelines import own_clips
+    from vidtune.benchmarks.videos import DRAWN_SECONDS, draw_video, one_video, paths, repeat_video
+
     with tempfile.TemporaryDirectory() as folder:
         drawn = draw_video(Path(folder, "drawn.mp4"))
         tasks: dict[str, Task] = {}
         for container in ("mp4", "mkv"):
-            for length, seconds in (("short", SHORT_SECONDS), ("long", LONG_SECONDS)):
+            for length, seconds in (("short", DRAWN_SECONDS), ("long", LONG_SECONDS)):
                 rows = one_video(repeat_video(drawn, Path(folder, f"{length}.{container}"), seconds), CLIPS_A_ROUND)
                 for sampling in ("dense", "segments"):
                     name = f"{container}_{sampling}_{length}"
-                    start = partial(own_clips, rows, clip_format(options, sampling), options)
+                    start = partial(own_clips, training_clips(rows, clip_format(options, sampling), options))
                     tasks[name] = partial(on_one_thread, name, start, paths(rows))
         results = in_rounds(tasks, options.rounds)
     pairs = [(name, name.replace("short", "long")) for name in tasks if name.endswith("short")]
     report = summary(results, pairs)
     memory = report["peak_memory_mb"]
     return {
-        "seconds_of_video": {"short": SHORT_SECONDS, "long": LONG_SECONDS},
+        "seconds_of_video": {"short": DRAWN_SECONDS, "long": LONG_SECONDS},
         **report,
         "memory_ratios": {f"memory: {long} / {short}": memory[long] / memory[short] for short, long in pairs},
     }
 
 
+def measure_predict(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
+    """Videos per second of prediction, and of its two halves alone: where they overlap, the slower sets the pace.
+
+    On a machine without a GPU the model has one core, and the workers the others.
+    """
+    import torch
+
+    from vidtune.benchmarks.prediction import decoded_views, make_classifier, model_logits, predictions
+    from vidtune.benchmarks.videos import choose_videos, paths
+
+    videos = choose_videos(options.dataset, options.num_videos, options.seed)
+    clip, files = clip_format(options), [Path(path) for path in paths(videos)]
+    model = new_model(options, videos.features["label"].names, size=clip.image_size)
+    count = options.num_proc or max(1, (os.cpu_count() or 1) - 1)
+
+    def classifier() -> Any:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        return make_classifier(model(), clip, device)
+
+    starts = {
+        "decoding": partial(decoded_views, files, clip, options.decoder, count),
+        "model": partial(model_logits, classifier, files, options.decoder, options.batch_size),
+        "together": partial(predictions, classifier, files, options.decoder, options.batch_size, count),
+    }
+    tasks = {name: partial(timed, name, start, paths(videos)) for name, start in starts.items()}
+    report = summary(in_rounds(tasks, options.rounds), [("together", "decoding"), ("together", "model")], "videos")
+    report["ratios"] = {"together / the slower one": max(report["ratios"].values())} | report["ratios"]
+    return {"files": paths(videos), "workers": count} | report
+
+
 COMMANDS = {
     "input": measure_input,
+    "views": measure_views,
     "epoch": measure_epoch,
+    "step": measure_step,
     "workers": measure_workers,
     "memory": measure_memory,
     "long": measure_long,
+    "predict": measure_predict,
 }
 
 
-# The videos
+# What several commands take from the options
 
 
-def choose_videos(options: BenchmarkArguments) -> Any:
-    """Choose videos, evenly spread over all splits of the dataset from a random start.
+def choose_both(options: BenchmarkArguments, output_dir: Path) -> tuple[Any, Any]:
+    """The videos, and the same ones prepared."""
+    from vidtune.benchmarks.videos import choose_videos, prepared_videos
 
-    Raises:
-        InputError: If they are not whole files of one label each.
-    """
-    import numpy as np
-    from datasets import concatenate_datasets
-
-    from vidtune.data.sources import load_videos
-
-    everything = concatenate_datasets(list(load_videos(options.dataset).values()))
-    count = min(options.num_videos, len(everything))
-    start = np.random.default_rng(options.seed).random()
-    videos = everything.select(((np.arange(count) + start) * len(everything) / count).astype(int))
-    if "label" not in videos.features:
-        raise InputError(f"dataset: {options.dataset}: the notebook knows one label a video; give such a dataset")
-    for video in videos:
-        if not video["video"]["path"] or video["start_seconds"] is not None or video["end_seconds"] is not None:
-            name = video["video_id"]
-            raise InputError(f"dataset: {name}: the notebook reads whole files only; give a folder of videos")
-    return videos
+    videos = choose_videos(options.dataset, options.num_videos, options.seed)
+    new_folder = output_dir / "prepared"
+    return videos, prepared_videos(videos, options.prepared, new_folder, options.num_proc, options.decoder)
 
 
-def prepare(videos: Any, options: BenchmarkArguments, output_dir: Path) -> Any:
-    """Give the same videos from the prepared dataset, which is made where none was given.
-
-    Raises:
-        InputError: If it lacks one of them.
-    """
-    from datasets import DatasetDict, concatenate_datasets
-
-    from vidtune.data.preparation import prepare_videos
-    from vidtune.data.sources import load_videos
-
-    folder = Path(options.prepared or output_dir / "prepared")
-    if not options.prepared:
-        prepare_videos(DatasetDict(train=videos), folder, num_proc=options.num_proc, decoder=options.decoder)
-    prepared = concatenate_datasets(list(load_videos(str(folder)).values()))
-    rows = {video_id: row for row, video_id in enumerate(prepared["video_id"])}
-    missing = [video_id for video_id in videos["video_id"] if video_id not in rows]
-    if missing:
-        raise InputError(f"prepared: {folder}: lacks {missing[0]} ({len(missing)} in all); prepare the same dataset")
-    return prepared.select([rows[video_id] for video_id in videos["video_id"]])
-
-
-def paths(videos: Any) -> list[str]:
-    """The files of rows."""
-    return [video["path"] for video in videos["video"]]
-
-
-def clip_format(options: BenchmarkArguments, sampling: str = "dense") -> Any:
-    """The clip of all but `epoch`: dense, it has as many frames over the same time as the notebook's."""
+def clip_format(options: BenchmarkArguments, sampling: str = "dense", size: int = 224) -> Any:
+    """What a clip is, `size` pixels high and wide unless told: dense, it spans the same time as the notebook's."""
+    from vidtune.benchmarks.pipelines import FPS
     from vidtune.data.clips import ClipFormat
 
-    return ClipFormat(options.num_frames, options.image_size or 224, sampling, FPS)
+    return ClipFormat(options.num_frames, options.image_size or size, sampling, FPS)
 
 
-def workers(options: BenchmarkArguments) -> int:
-    """Worker processes: what was asked for, or one a core."""
-    return options.num_proc or os.cpu_count() or 1
-
-
-def one_video(path: Path, times: int) -> Any:
-    """A dataset of one file, as often as given; each of its rows gets another random clip."""
-    from datasets import ClassLabel, Dataset, Features, Video
-
-    features = Features({"video": Video(decode=False), "label": ClassLabel(names=["drawn"])})
-    return Dataset.from_dict({"video": [str(path)] * times, "label": [0] * times}, features=features)
-
-
-def draw_video(path: Path) -> Path:
-    """Draw a video of SHORT_SECONDS: 320 x 240, 30 frames per second, B-frames, one keyframe."""
-    import av
-    import numpy as np
-
-    frames = 30 * SHORT_SECONDS
-    blocks = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    picture = blocks.repeat(8, axis=0).repeat(8, axis=1)
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=30, options={"sc_threshold": "0"})
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        stream.codec_context.gop_size, stream.codec_context.max_b_frames = frames, 2
-        for number in range(frames):
-            pixels = np.roll(picture, (number, 2 * number), axis=(0, 1))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-def repeat_video(drawn: Path, path: Path, seconds: int) -> Path:
-    """Write the packets of a video of SHORT_SECONDS again and again, up to so many seconds; nothing is encoded."""
-    import av
-
-    with av.open(str(drawn)) as source, av.open(str(path), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        packets = [packet for packet in source.demux(video=0) if packet.size]
-        for start in range(0, seconds, SHORT_SECONDS):
-            for packet in packets:
-                shift = round(start / packet.time_base)
-                copy = av.Packet(bytes(packet))
-                copy.stream, copy.time_base, copy.is_keyframe = stream, packet.time_base, packet.is_keyframe
-                copy.pts, copy.dts, copy.duration = packet.pts + shift, packet.dts + shift, packet.duration
-                target.mux(copy)
-    return path
-
-
-# The clips of each pipeline. What comes before the first clip is not part of the time.
-
-
-def notebook_clips(videos: Any, clip: Any, seed: int, number: int) -> Clips:
-    """The clips of the guide's training dataset: float, normalised, `(C, T, H, W)`."""
-    import torch
-
-    random.seed(seed + number)
-    torch.manual_seed(seed + number)
-    dataset = notebook_dataset(videos, clip.num_frames, clip.image_size)
-    return ((sample["video_index"], sample["video"]) for sample in dataset)
-
-
-def own_clips(videos: Any, clip: Any, options: BenchmarkArguments, number: int) -> Clips:
-    """Our training clips: uint8 `(T, C, H, W)`, which the trainer normalises."""
-    clips = own_dataset(videos, clip, options)
-    items = (clips[number, row] for row in range(len(clips)))
-    return ((item["row"], item["pixel_values"]) for item in items if not item["failed"])
-
-
-def decoded_videos(videos: Any, number: int) -> Clips:
-    """All frames of each video, decoded by PyAV and dropped as they are."""
-    import av
-
-    def count_frames(path: str) -> int:
-        try:
-            with av.open(f"file:{path}", metadata_errors="replace") as container:
-                stream = container.streams.video[0]
-                stream.thread_type, stream.thread_count = "NONE", 1
-                return sum(1 for _ in container.decode(stream))
-        except (av.error.FFmpegError, IndexError):
-            return 0  # as the others do, say no more of it here
-
-    return ((row, None) for row, path in enumerate(paths(videos)) if count_frames(path))
-
-
-def copied_clips(videos: Any, clip: Any, options: BenchmarkArguments, number: int) -> Clips:
-    """Copies of one finished clip."""
-    finished = own_dataset(videos, clip, options)[number, 0]["pixel_values"]
-    return ((row, finished.clone()) for row in range(len(videos)))
-
-
-def loaded_clips(videos: Any, clip: Any, options: BenchmarkArguments, num_workers: int, number: int) -> Clips:
-    """Our training clips as they arrive from a data loader whose workers have started."""
-    clips = own_dataset(videos, clip, options)
-    order = [(0, index % len(clips)) for index in range(num_workers * options.batch_size)]
-    loader = load(clips, order, options.batch_size, num_workers)
-    for _ in loader:  # a batch of each worker
-        pass
-    order[:] = [(EPOCHS_A_ROUND * number + epoch, row) for epoch in range(EPOCHS_A_ROUND) for row in range(len(clips))]
-    rows = (row for _, row in tuple(order))
-    batches = ((batch["pixel_values"], set(batch["failed_rows"])) for batch in loader)
-    arrived = ((next(rows), pixels, failed) for batch, failed in batches for pixels in batch)
-    return ((row, pixels) for row, pixels, failed in arrived if row not in failed)
-
-
-def own_dataset(videos: Any, clip: Any, options: BenchmarkArguments) -> Any:
+def training_clips(videos: Any, clip: Any, options: BenchmarkArguments) -> Any:
     """Our training dataset."""
     from vidtune.data.clips import TrainingClips
 
     return TrainingClips(videos, clip, seed=options.seed, decoder=options.decoder)
 
 
-def load(clips: Any, order: Sequence[tuple[int, int]], batch_size: int, num_workers: int) -> Any:
-    """A data loader over clips in a given order, whose workers stay from one pass to the next."""
-    from torch.utils.data import DataLoader
+def new_model(options: BenchmarkArguments, labels: list[str], size: int | None = None) -> Any:
+    """What makes the small model, the same at each call, with mean and standard deviation of its input."""
+    from vidtune.benchmarks.training import small_model
 
-    from vidtune.data.clips import collate
-
-    return DataLoader(
-        clips, batch_size, sampler=order, num_workers=num_workers, collate_fn=collate, persistent_workers=True
-    )
+    return partial(small_model, SMALL_MODEL, labels, options.num_frames, size or options.image_size, options.seed)
 
 
-def notebook_dataset(
-    videos: Any, num_frames: int, image_size: int, mean: Any = (0.5,) * 3, std: Any = (0.5,) * 3
-) -> Any:
-    """The guide's training dataset over our files.
-
-    Source: https://huggingface.co/docs/transformers/tasks/video_classification, "Prepare the datasets for training".
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how pytorchvideo uses torch
-        from pytorchvideo.data import LabeledVideoDataset, make_clip_sampler
-        from pytorchvideo.transforms import (
-            ApplyTransformToKey,
-            Normalize,
-            RandomShortSideScale,
-            UniformTemporalSubsample,
-        )
-    from torchvision.transforms import Compose, Lambda, RandomCrop, RandomHorizontalFlip
-
-    steps = [
-        UniformTemporalSubsample(num_frames),
-        Lambda(lambda pixels: pixels / 255.0),
-        Normalize(mean, std),
-        RandomShortSideScale(min_size=256, max_size=320),
-        RandomCrop((image_size, image_size)),
-        RandomHorizontalFlip(p=0.5),
-    ]
-    return LabeledVideoDataset(
-        [(path, {"label": label}) for path, label in zip(paths(videos), videos["label"], strict=True)],
-        make_clip_sampler("random", num_frames / FPS),
-        transform=ApplyTransformToKey(key="video", transform=Compose(steps)),
-        decode_audio=False,
-    )
-
-
-# Training
-
-
-def notebook_trainer(videos: Any, options: BenchmarkArguments, folder: str) -> Any:
-    """The guide's Trainer: its dataset has no length, so an epoch is so many steps; it is read by the main process."""
-    import torch
-    from transformers import Trainer, TrainingArguments
-
-    model, mean, std = small_model(videos, options)
-    dataset = notebook_dataset(videos, options.num_frames, model.config.image_size, mean, std)
-
-    def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        clips = [sample["video"].transpose(0, 1) for sample in samples]
-        return {"pixel_values": torch.stack(clips), "labels": torch.tensor([sample["label"] for sample in samples])}
-
-    args = TrainingArguments(**training_fields(videos, options, folder), remove_unused_columns=False)
-    return Trainer(model, args, train_dataset=dataset, data_collator=collate)
-
-
-def own_trainer(videos: Any, options: BenchmarkArguments, folder: str) -> Any:
-    """Our trainer, with as many data-loader workers as `num_proc` says."""
-    from vidtune.data.clips import ClipFormat
-    from vidtune.training.settings import training_arguments
-    from vidtune.training.trainer import VideoTrainer
-
-    model, mean, std = small_model(videos, options)
-    given = training_fields(videos, options, folder) | {"dataloader_num_workers": workers(options)}
-    return VideoTrainer(
-        model,
-        training_arguments(given, precision="fp32"),
-        image_mean=mean,
-        image_std=std,
-        label_names=list(model.config.label2id),
-        train_dataset=own_dataset(
-            videos, ClipFormat(options.num_frames, model.config.image_size, "dense", FPS), options
-        ),
-    )
-
-
-def training_fields(videos: Any, options: BenchmarkArguments, folder: str) -> dict[str, Any]:
-    """What both trainers are given: the guide's arguments, less evaluating, saving and publishing."""
-    return {
-        "output_dir": folder,
-        "max_steps": len(videos) // options.batch_size,
-        "per_device_train_batch_size": options.batch_size,
-        "learning_rate": 5e-5,
-        "warmup_steps": 0.1,
-        "logging_steps": 10,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": options.seed,
-    }
-
-
-def small_model(videos: Any, options: BenchmarkArguments) -> tuple[Any, list[float], list[float]]:
-    """The same new model at each call, and mean and standard deviation of its input."""
-    from transformers import set_seed
-
-    from vidtune.models.auto import load_model, read_config
-    from vidtune.models.processors import load_processors, normalisation
-
-    config = read_config(
-        None,
-        "videomae",
-        SMALL_MODEL,
-        labels=videos.features["label"].names,
-        num_frames=options.num_frames,
-        image_size=options.image_size,
-    )
-    set_seed(options.seed)
-    model, _ = load_model(config, None)
-    return model, *normalisation(load_processors(None, config)[0])
-
-
-def timed_epoch(trainer: Any) -> dict[str, Any]:
-    """Train, and count the clips that the model was given."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    shapes = []
-
-    def note(module: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
-        shapes.append(kwargs["pixel_values"].shape)
-
-    trainer.model.register_forward_pre_hook(note, with_kwargs=True)
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
-    clips = sum(shape[0] for shape in shapes)
-    return {"clips_per_second": clips / seconds, "clips": clips, "output": str(tuple(shapes[0][1:]))}
-
-
-# Memory
-
-
-def worker_memory(videos: Any, clip: Any, options: BenchmarkArguments, number: int) -> dict[str, Any]:
-    """Memory of a data-loader worker, megabytes, after the warm-up and after each tenth of the clips.
-
-    Returns:
-        `resident_mb`, all of it, and `own_mb`, what it shares with no other process.
-    """
-    import psutil
-
-    clips = own_dataset(videos, clip, options)
-    order = [(index // len(clips), index % len(clips)) for index in range(WARM_UP_CLIPS + options.num_clips)]
-    marks = [WARM_UP_CLIPS + options.num_clips * tenth // 10 for tenth in range(11)]
-    memory: dict[str, Any] = {"resident_mb": [], "own_mb": []}
-    seen = 0
-    batches = iter(load(clips, order, options.batch_size, num_workers=1))
-    (worker,) = multiprocessing.active_children()  # this process has no others
-    for batch in batches:
-        if batch["failed_rows"]:
-            raise InputError(f"dataset: {paths(videos)[batch['failed_rows'][0]]}: can't be decoded; leave it out")
-        seen += len(batch["labels"])
-        while marks and seen >= marks[0]:
-            now = psutil.Process(worker.pid).memory_full_info()
-            memory["resident_mb"].append(now.rss / 1e6)
-            memory["own_mb"].append(now.uss / 1e6)
-            marks.pop(0)
-    return memory
+def workers(options: BenchmarkArguments) -> int:
+    """Worker processes: what was asked for, or one a core."""
+    return options.num_proc or os.cpu_count() or 1
 
 
 # The report
@@ -549,14 +358,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    if "resident_mb" in report:
-        columns = ["", "MB at the start", "at most", "at the end"]
-        rows = [(name, values[0], max(values), values[-1]) for name, values in report["resident_mb"].items()]
-    else:
-        columns = ["", "clips/s", "slowest", "fastest", "peak MB"]
-        medians, peaks = report["clips_per_second"], report["peak_memory_mb"]
-        rows = [(name, medians[name], min(all_), max(all_), peaks[name]) for name, all_ in report["rounds"].items()]
     table = Table(box=box.SIMPLE_HEAD)
+    columns, rows = table_of(report)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for name, *values in rows:
@@ -565,6 +368,22 @@ def print_report(report: Mapping[str, Any]) -> None:
     console.print(table)
     for name, ratio in (report["ratios"] | report.get("memory_ratios", {})).items():
         console.print(f"{name}: {ratio:.3g}", markup=False)
+
+
+def table_of(report: Mapping[str, Any]) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """The columns of a report's table, and its rows, each of which begins with its name."""
+    if "resident_mb" in report:
+        columns = ["", "MB at the start", "at most", "at the end"]
+        return columns, [(name, all_[0], max(all_), all_[-1]) for name, all_ in report["resident_mb"].items()]
+    rounds, peaks = report["rounds"].items(), report["peak_memory_mb"]
+    if "ms" in report:
+        columns = ["", "ms a step", "fastest", "slowest", "CPU ms", "peak MB"]
+        wall, cpu = report["ms"], report["cpu_ms"]
+        return columns, [(name, wall[name], min(all_), max(all_), cpu[name], peaks[name]) for name, all_ in rounds]
+    unit = "clips" if "clips_per_second" in report else "videos"
+    medians = report[f"{unit}_per_second"]
+    columns = ["", f"{unit}/s", "slowest", "fastest", "peak MB"]
+    return columns, [(name, medians[name], min(all_), max(all_), peaks[name]) for name, all_ in rounds]
 
 
 if __name__ == "__main__":

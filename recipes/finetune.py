@@ -12,6 +12,7 @@ Own videos in class/*.mp4, a checkpoint of the Hub, the result on the Hub:
 import shlex
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,16 +59,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     resume = options.training.pop("resume_from_checkpoint", None)
 
     # What can be refused is refused here, before the seconds that importing torch takes
-    from vidtune.data.sources import is_hub_id
+    from vidtune.data.loading import load_splits
 
     check_output_dir(output_dir, resume=bool(resume), overwrite=publishing.overwrite)
     checkpoint = find_checkpoint(resume, output_dir) if resume else None
-    videos, split = split_source(source, seed=options.training.get("seed", 42))
+    part = {"seed": options.training.get("seed", 42), "videos_per_label": options.tuning.videos_per_label}
+    videos, split = load_splits(**asdict(source), **part)
     push = publishing.push_to_hub
     repo_id = check_access(publishing.hub_model_id, publishing.hub_private_repo) if push else None
 
     # Load the model, and join it with the videos
-    from vidtune.evaluation.report import print_summary, to_json
+    from vidtune.evaluation.report import print_summary
+    from vidtune.evaluation.scoring import score_videos
 
     trainer, clips, newly_initialised = build_trainer(options, videos)
     is_first_process = trainer.is_world_process_zero()
@@ -86,16 +89,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # Train, save, score by video
     result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.save_model()
-    report = build_report(trainer, clips, newly_initialised, result.metrics, options, argv)
+    scores = {split: score_videos(trainer, part, split) for split, part in clips.items() if split != "train"}
+    report = build_report(trainer, clips, scores, newly_initialised, result.metrics, options, argv)
     report |= {"split": split, "seconds": time.perf_counter() - started}
     if not is_first_process:
         return report
     write_text(output_dir / "config.yaml", config)
-    write_text(output_dir / "report.json", without_secrets(to_json(report)))
-    names = {"base_model": options.model.model_name_or_path, "dataset": source.dataset}
-    on_hub = is_hub_id(source.dataset)
-    card = model_card(repo_id, report, **names, dataset_on_hub=on_hub, license=publishing.hub_license)
-    write_text(output_dir / "README.md", card)
+    write_results(output_dir, report, scores, clips, options, repo_id)
     close_output_dir(lock)
 
     # Say what to do next, and publish
@@ -107,32 +107,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         files = sorted(path.relative_to(output_dir).as_posix() for name in RUN_FILES for path in output_dir.glob(name))
         print("published:", publish(output_dir, repo_id, files, "Fine-tune with vidtune"))
     return report
-
-
-def split_source(source: SourceArguments, seed: int) -> tuple[Any, dict[str, Any]]:
-    """Load the videos, group and split them; returns rows by split, and what the report says of the split."""
-    from vidtune.data.sources import load_videos
-    from vidtune.data.splits import describe_split, group_by_pattern, split_videos
-
-    videos = load_videos(
-        source.dataset,
-        source.dataset_format,
-        config=source.dataset_config,
-        revision=source.dataset_revision,
-        split_number=source.split_number,
-        group_column=source.split_by_group,
-    )
-    videos = group_by_pattern(videos, source.group_pattern)
-    splits = split_videos(
-        videos,
-        source.validation_fraction,
-        source.test_fraction,
-        seed,
-        folds=source.folds,
-        fold=source.fold,
-        allow_leakage=source.allow_leakage,
-    )
-    return splits, describe_split(videos, splits, seed, source.fold)
 
 
 def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str, Any], list[str]]:
@@ -166,7 +140,7 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
         min_learning_rate=tuning.min_learning_rate,
         multi_label=multi_label,
     )
-    clip = ClipFormat(**clip_settings(config, data.sampling, data.fps))
+    clip = ClipFormat(**clip_settings(config, data.sampling, data.fps, data.frame_stride))
     clips = build_clips(data, tuning, videos, clip, args.seed)
     processors = load_processors(**checkpoint, config=config)
     mean, std = normalisation(processors[0])
@@ -287,38 +261,37 @@ def build_clips(data: DataArguments, tuning: TuningArguments, videos: Any, clip:
 def build_report(
     trainer: Any,
     clips: dict[str, Any],
+    scores: dict[str, Any],
     newly_initialised: list[str],
     train_metrics: dict[str, float],
     options: SimpleNamespace,
     argv: list[str],
 ) -> dict[str, Any]:
-    """Score validation and test by video, and gather everything that a reader of the run asks for."""
-    import dataclasses
+    """Gather everything that a reader of the run asks for, from the scores of validation and test by video."""
     from itertools import product
 
     import numpy as np
     from accelerate.utils import gather_object
 
-    from vidtune.data.clips import FAILED, failure
-    from vidtune.evaluation.metrics import video_metrics
+    from vidtune.data.clips import failure
+    from vidtune.evaluation.calibration import fit_temperature
     from vidtune.evaluation.report import environment
+    from vidtune.evaluation.scoring import model_labels, split_metrics
 
     processes = trainer.args.world_size
     launcher = ["python"] if processes == 1 else ["torchrun", "--nproc_per_node", str(processes)]
-    labels = list(trainer.model.config.label2id)
+    labels = model_labels(trainer.model.config)
     decoder = "pyav" if options.data.decoder == "auto" else options.data.decoder
     seconds = train_metrics["train_runtime"] - trainer.evaluation_seconds
     speed = trainer.trained_videos / seconds if trainer.trained_videos else None
     throughput = {"train_videos_per_second": speed}
     failed_rows = {"train": sorted(set(gather_object(list(trainer.failed_rows))))}
+    temperature = fit_temperature(scores["validation"].probabilities, scores["validation"].labels)
     metrics = {}
-    for split in ("validation", "test"):
-        if split in clips:
-            output = trainer.predict(clips[split], metric_key_prefix=split)
-            metrics[split] = video_metrics(output.predictions, output.label_ids, labels)
-            first_labels = output.label_ids.reshape(len(clips[split]), -1)[:, 0]
-            failed_rows[split] = np.flatnonzero(first_labels == FAILED).tolist()
-            throughput[f"{split}_videos_per_second"] = output.metrics[f"{split}_samples_per_second"]
+    for split, found in scores.items():
+        metrics[split] = split_metrics(found, clips[split].videos["group"], labels, temperature)
+        failed_rows[split] = np.flatnonzero(found.failed).tolist()
+        throughput[f"{split}_videos_per_second"] = found.videos_per_second
     return {
         "recipe": "finetune",
         "command": shlex.join([*launcher, "recipes/finetune.py", *argv]),
@@ -339,7 +312,7 @@ def build_report(
             else list(product(*trainer.probe_grid))[trainer.best_probe],
         },
         "labels": labels,
-        "clip": dataclasses.asdict(clips["train"].clip),
+        "clip": asdict(clips["train"].clip),
         "data": {
             split: {
                 "videos": len(part),
@@ -352,6 +325,41 @@ def build_report(
         "throughput": throughput,
         "environment": environment(processes, options.config["precision"], decoder),
     }
+
+
+def write_results(
+    output_dir: Path,
+    report: dict[str, Any],
+    scores: dict[str, Any],
+    clips: dict[str, Any],
+    options: SimpleNamespace,
+    repo_id: str | None,
+) -> None:
+    """Write report, predictions, page, pictures and card, and keep the temperature in the model's config."""
+    from vidtune.data.sources import is_hub_id
+    from vidtune.evaluation.calibration import save_temperature
+    from vidtune.evaluation.page import write_page
+    from vidtune.evaluation.pictures import write_pictures
+    from vidtune.evaluation.predictions import FILE, predictions_table, write_predictions
+    from vidtune.evaluation.report import to_json
+
+    scored = "test" if "test" in scores else "validation"
+    videos, dataset = clips[scored].videos, options.source.dataset
+    predictions = predictions_table(videos, scores[scored], report["labels"])
+    save_temperature(output_dir, report["metrics"][scored]["calibration"]["temperature"])
+    write_predictions(output_dir / FILE, predictions)
+    write_text(output_dir / "report.json", without_secrets(to_json(report)))
+    write_page(output_dir, report, predictions, videos, options.data.decoder)
+    card = model_card(
+        repo_id,
+        report,
+        base_model=options.model.model_name_or_path,
+        dataset=dataset,
+        dataset_on_hub=is_hub_id(dataset),
+        license=options.publish.hub_license,
+        pictures=write_pictures(output_dir, report),
+    )
+    write_text(output_dir / "README.md", card)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A Hugging Face Hub in memory: enough of its HTTP API for the real client to create, upload and download.
 
 It knows one user, `tester`, with the token `hf_test`, and speaks plain LFS, not Xet. A model goes by
-`user/name`, a dataset by `datasets/user/name`. With the fixture `hub`, imported into a test module or a
-conftest, the client of this process, and of those it starts, talks to one.
+`user/name`, a dataset by `datasets/user/name`, a Space by `spaces/user/name`. With the fixture `hub`, imported into
+a test module or a conftest, the client of this process, and of those it starts, talks to one.
 """
 
 import base64
@@ -58,6 +58,11 @@ class Repo:
 class Refusal(Exception):  # noqa: N818
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
         self.status, self.message, self.code = status, message, code
+
+
+def bare(repo: str) -> str:
+    """The `user/name` of a repository of any kind."""
+    return repo.removeprefix("datasets/").removeprefix("spaces/")
 
 
 class HubServer(ThreadingHTTPServer):
@@ -152,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def writable(self, repo: str) -> Repo:
         self.signed_in()
-        if not repo.removeprefix("datasets/").startswith(f"{USER}/"):
+        if not bare(repo).startswith(f"{USER}/"):
             raise Refusal(403, "You don't have the rights to write to this repository")
         return self.readable(repo)
 
@@ -172,7 +177,9 @@ class Handler(BaseHTTPRequestHandler):
         repo = f"{asked.get('organization') or USER}/{asked['name']}"
         if not repo.startswith(f"{USER}/"):
             raise Refusal(403, "You don't have the rights to create a model under this namespace")
-        repo = f"datasets/{repo}" if asked.get("type") == "dataset" else repo
+        if asked.get("type") == "space" and asked.get("sdk") not in ("gradio", "docker", "static"):
+            raise Refusal(400, "a Space needs an sdk")
+        repo = {"dataset": "datasets/", "space": "spaces/"}.get(asked.get("type"), "") + repo
         status = 409 if repo in self.server.repos else 200
         self.server.repos.setdefault(repo, Repo(private=asked.get("visibility") == "private"))
         return status, {"url": f"{self.server.url}/{repo}"}, {}
@@ -187,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
         commit = self.commit_at(repo, revision)
         private = self.server.repos[repo].private
         return {
-            "id": repo.removeprefix("datasets/"),
+            "id": bare(repo),
             "sha": commit.oid,
             "private": private,
             "siblings": [{"rfilename": f} for f in commit.files],
@@ -277,7 +284,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 ID = r"[^/]+/[^/]+"
-API = rf"/api/(?P<repo>(?:models|datasets)/{ID})"
+API = rf"/api/(?P<repo>(?:models|datasets|spaces)/{ID})"
 REVISION = r"(?P<revision>[^/]+)"
 ENDPOINTS: list[tuple[str, Any]] = [
     (r"GET /api/whoami-v2", Handler.whoami),
@@ -289,9 +296,9 @@ ENDPOINTS: list[tuple[str, Any]] = [
     (rf"POST {API}/commit/main", Handler.commit),
     (rf"GET {API}/tree/{REVISION}(?:/(?P<folder>.+))?", Handler.tree),
     (rf"POST {API}/paths-info/{REVISION}", Handler.paths_info),
-    (rf"POST /(?P<repo>(?:datasets/)?{ID})\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    (rf"POST /(?P<repo>(?:datasets/|spaces/)?{ID})\.git/info/lfs/objects/batch", Handler.lfs_batch),
     (r"PUT /lfs/(?P<oid>\w+)", Handler.lfs_put),
-    (rf"(?:GET|HEAD) /(?P<repo>(?:datasets/)?{ID})/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
+    (rf"(?:GET|HEAD) /(?P<repo>(?:datasets/|spaces/)?{ID})/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
 ]
 
 

@@ -112,7 +112,7 @@ def test_bf16_gives_nearly_the_same_gradients_and_leaves_the_weights_in_fp32(tmp
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
     assert similarity(half, plain) > 0.99 and not torch.equal(half["classifier.weight"], plain["classifier.weight"])
     output = trainer.predict(Noise(3, SIZES[model_type], views=2))
-    assert output.predictions.dtype == np.float32 and output.predictions.sum(1) == pytest.approx(1.0, abs=1e-5)
+    assert output.predictions.dtype == np.float32 and output.predictions.shape == (3, 2, len(LABELS))
 
 
 @pytest.mark.slow

@@ -191,6 +191,7 @@ def test_null_on_the_command_line_takes_back_what_the_config_says(tmp_path: Path
     words = ["--config_name", "null", "--config_overrides", "{}", "--model_name_or_path", "user/model"]
     options = read(*words, config="config_overrides: {num_frames: 4}", folder=tmp_path)
     assert options.model.config_name is None and options.model.model_name_or_path == "user/model"
+    assert options.model.config_overrides == {}
     assert "output_dir" not in read("--output_dir", "null", config="output_dir: a", folder=tmp_path).training
 
 
@@ -343,10 +344,6 @@ BAD_COMMAND_LINES = [
         ["config_name: 'videomae'", "model_name_or_path: 'user/model'", "one of them"],
     ),
     ("--config_name null", ["model_name_or_path: missing", "--config_name videomae"]),
-    (
-        "--config_name|null|--model_name_or_path|a/b|--config_overrides|{a: 1}",
-        ["config_overrides: goes with config_name"],
-    ),
     ("--push_to_hub", ["hub_model_id: missing", "--hub_model_id user/name"]),
     ("--validation_fraction 0.5 --test_fraction 0.5", ["validation_fraction: 0.5", "test_fraction: 0.5", "smaller"]),
     ("--split_by_group scene --group_pattern x", ["group_pattern: 'x'", "split_by_group: 'scene'", "give one"]),

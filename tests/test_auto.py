@@ -13,15 +13,23 @@ from transformers import (
     AutoVideoProcessor,
     TimesformerConfig,
     TimesformerForVideoClassification,
+    VideoMAEConfig,
+    VideoMAEForPreTraining,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
     VivitVideoProcessor,
     set_seed,
 )
 
 from conftest import TINY_VIDEOMAE
 from run_recipe import refused
+from vidtune.evaluation.calibration import save_temperature
 from vidtune.hub import locate
 from vidtune.models.auto import CLIP_RECORD, clip_settings, load_classifier, load_model, read_config
 from vidtune.models.processors import load_processors, normalisation, processor_size
+from vidtune.models.tuning import apply_tuning
+from vidtune.training.weights import complete_adapter
 
 TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 TINY = {
@@ -54,8 +62,8 @@ TINY = {
 SIZES = dict.fromkeys(TINY, 32) | {"videoprism_vision_model": 36}
 
 
-def read(path, labels=("a", "b"), **options):
-    return read_config(str(path), None, {}, labels, **options)
+def read(path, labels=("a", "b"), overrides=None, **options):
+    return read_config(str(path), None, overrides or {}, labels, **options)
 
 
 def new_config(model_type, labels=("a", "b"), **overrides):
@@ -273,6 +281,96 @@ def test_frames_and_size_may_differ_from_the_checkpoint(tiny_checkpoint):
     assert "num_frames: got 5; give a multiple of 2" in refused(read, tiny_checkpoint, num_frames=5)
 
 
+# Fields of a checkpoint's configuration that are changed
+
+
+@pytest.fixture
+def first_token_checkpoint(tiny_checkpoint):
+    """A pre-trained VideoMAE whose configuration says, as the Hub's do, that its first token is classified."""
+    set_seed(0)
+    config = VideoMAEConfig(**TINY_VIDEOMAE, use_mean_pooling=False)
+    VideoMAEForPreTraining(config).save_pretrained(tiny_checkpoint)
+    return tiny_checkpoint
+
+
+def test_tokens_are_averaged_where_an_override_says_so_and_what_is_saved_says_it(first_token_checkpoint, tmp_path):
+    path = str(first_token_checkpoint)
+    model, new = load_model(read(path, overrides={"use_mean_pooling": True}), path)
+    assert new == ["classifier.bias", "classifier.weight", "fc_norm.bias", "fc_norm.weight"]
+    clips = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = model.eval().videomae(clips).last_hidden_state
+        expected = model.classifier(torch.nn.functional.layer_norm(tokens.mean(1), (16,)))
+    assert tokens.shape == (2, 8, 16) and torch.allclose(logits(model), expected, atol=1e-5)
+    plain, new = load_model(read(path), path)
+    assert new == ["classifier.bias", "classifier.weight"]
+    plain.classifier.load_state_dict(model.classifier.state_dict())
+    assert not torch.allclose(logits(plain), expected, atol=1e-3)
+    model.save_pretrained(tmp_path / "run")
+    assert torch.equal(logits(AutoModelForVideoClassification.from_pretrained(tmp_path / "run")), logits(model))
+
+
+@pytest.mark.parametrize("num_frames", [4, 8])
+def test_an_adapter_remembers_what_was_changed_of_its_base(first_token_checkpoint, tmp_path, num_frames):
+    path = str(first_token_checkpoint)
+    config = read(path, overrides={"use_mean_pooling": True}, num_frames=num_frames)
+    processor = load_processors(path, config)[0]
+    model, new = load_model(config, path)
+    model = apply_tuning(model, "lora", new=new, base_model=path)
+    model.save_pretrained(tmp_path)
+    complete_adapter(model, tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, clip, *_ = load_classifier(str(tmp_path))
+    assert loaded.config.use_mean_pooling and clip["num_frames"] == num_frames
+    assert f"{tmp_path}: is an adapter of {path}" in refused(load_model, read(tmp_path), str(tmp_path))
+    clips = torch.rand(2, num_frames, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(loaded.eval()(clips).logits, model.eval()(clips).logits, atol=1e-6)
+
+
+def test_the_model_of_images_may_be_changed_too(tmp_path):
+    ViTForImageClassification(ViTConfig(**TRANSFORMER, image_size=32)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    model, _ = load_model(read(tmp_path, overrides={"hidden_dropout_prob": 0.25}), str(tmp_path))
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.25} and model.config.image_config.hidden_dropout_prob == 0.25
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"use_mean_poling": True}, "config_overrides: use_mean_poling: unknown to videomae; did you mean use_mean_"),
+        ({"use_mean_pooling": "often"}, "config_overrides: use_mean_pooling: got 'often': Field 'use_mean_pooling' "),
+        ({"id2label": {0: "x"}}, "config_overrides: id2label: unknown to videomae"),
+        ({"hidden_size": 32}, "; leave hidden_size out of config_overrides"),
+        (
+            {"num_attention_heads": 3},
+            "can't be loaded: The hidden size 16 is not a multiple of the number of attention",
+        ),
+        (
+            {"num_hidden_layers": 1},
+            "config_overrides: num_hidden_layers: 15 weights of the checkpoint would be left out",
+        ),
+    ],
+)
+def test_a_change_that_does_not_fit_the_checkpoint_is_refused(tiny_checkpoint, overrides, message):
+    assert message in refused(lambda: load_model(read(tiny_checkpoint, overrides=overrides), str(tiny_checkpoint)))
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_weights_of_half_precision_become_whole(tmp_path, model_type):
+    save_classifier(tmp_path, model_type).to(torch.bfloat16).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    loaded = load_model(read(tmp_path), str(tmp_path))[0], load_classifier(str(tmp_path))[0]
+    longer = read(tmp_path, num_frames=8)
+    for model in (
+        *loaded,
+        load_model(longer, str(tmp_path))[0],
+        load_model(read_config(None, str(tmp_path), {}, "ab"), None)[0],
+    ):
+        assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.float32}
+
+
 def test_a_size_of_two_equal_numbers_is_one_number(tmp_path):
     save_classifier(tmp_path)
     change_config(tmp_path, image_size=[32, 32])
@@ -302,6 +400,32 @@ def test_a_fine_tuned_checkpoint_keeps_its_record(tiny_checkpoint, tmp_path):
     load_model(config, str(tiny_checkpoint))[0].save_pretrained(tmp_path / "run")
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved[CLIP_RECORD] == {"sampling": "dense", "fps": 4.0}
+
+
+def test_a_frame_stride_stands_in_the_place_of_a_rate(tmp_path):
+    config = new_config("videomae")
+    expected = {"num_frames": 4, "image_size": 32, "sampling": "dense", "frame_stride": 4}
+    assert clip_settings(config, None, None, 4) == expected
+    load_model(config, None)[0].save_pretrained(tmp_path)
+    config = read(tmp_path)
+    assert clip_settings(config, None, None) == expected == clip_settings(config, "dense", None, 4)
+    assert "fps: got 7.5, but the model was trained with frame_stride 4" in refused(clip_settings, config, None, 7.5)
+    assert "frame_stride: got 2, but the model was trained with 4" in refused(clip_settings, config, None, None, 2)
+    by_rate = new_config("videomae")
+    clip_settings(by_rate, "dense", 5.0)
+    message = refused(clip_settings, by_rate, None, None, 4)
+    assert "frame_stride: got 4, but the model was trained with fps 5.0; leave frame_stride out" in message
+
+
+def test_a_temperature_does_not_outlive_the_weights_that_it_was_fitted_for(tmp_path):
+    config = new_config("videomae")
+    clip_settings(config, None, None)
+    load_model(config, None)[0].save_pretrained(tmp_path)
+    load_processors(None, config)[0].save_pretrained(tmp_path)
+    save_temperature(tmp_path, 1.5)
+    model, *_ = load_classifier(str(tmp_path))
+    assert getattr(model.config, CLIP_RECORD)["temperature"] == 1.5
+    assert "temperature" not in getattr(read(tmp_path), CLIP_RECORD)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""recipes/benchmark.py on tiny videos: what is measured, never how fast it is."""
+"""recipes/benchmark.py and vidtune.benchmarks on tiny videos: what is measured, never how fast it is."""
 
 import json
 import os
@@ -17,9 +17,16 @@ from conftest import TINY_VIDEOMAE
 from run_recipe import load_recipe, refused, words
 from video_files import write_folder_dataset
 from vidtune.arguments import parse
+from vidtune.benchmarks import pipelines, timing
+from vidtune.benchmarks.videos import choose_videos, draw_video, paths, prepared_videos, repeat_video
+from vidtune.data.clips import ClipFormat, EvaluationClips, TrainingClips
 from vidtune.data.decoding import open_video
 from vidtune.errors import InputError
 from vidtune.options import BenchmarkArguments
+
+COMMANDS = ["input", "views", "epoch", "step", "workers", "memory", "long", "predict"]
+
+CLIP = ClipFormat(4, 32, "dense", pipelines.FPS)
 
 TINY = {"num_videos": 4, "rounds": 2, "num_frames": 4, "image_size": 32, "batch_size": 2, "num_proc": 2}
 
@@ -29,8 +36,16 @@ def recipe():
     """The recipe, its model and its long videos made small."""
     recipe = load_recipe("benchmark")
     recipe.SMALL_MODEL = {name: value for name, value in TINY_VIDEOMAE.items() if not name.startswith("decoder")}
-    recipe.WARM_UP_CLIPS, recipe.CLIPS_A_ROUND, recipe.LONG_SECONDS = 4, 2, 70
+    recipe.WARM_UP_CLIPS, recipe.CLIPS_A_ROUND, recipe.LONG_SECONDS, recipe.STEPS_A_ROUND = 4, 2, 70, 2
     return recipe
+
+
+def new_model():
+    """A tiny model, the same at each call, with mean and standard deviation of its input."""
+    from vidtune.benchmarks.training import small_model
+
+    overrides = {name: value for name, value in TINY_VIDEOMAE.items() if not name.startswith("decoder")}
+    return small_model(overrides, ["blue", "red"], 4, 32, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -87,33 +102,28 @@ def test_input_measures_five_pipelines_on_the_same_files(recipe, dataset, tmp_pa
     assert report["environment"]["packages"]["pytorchvideo"]
 
 
-def options_of(dataset, **others):
-    argv = words(dataset=dataset, **TINY | others)
-    return parse(argv, "", {"benchmark": BenchmarkArguments}, training=False).benchmark
-
-
-def test_each_pipeline_gives_one_clip_of_each_file(recipe, dataset, prepared, tmp_path):
-    options = options_of(dataset, prepared=prepared)
-    source = recipe.choose_videos(options)
-    rows = recipe.prepare(source, options, tmp_path)
+def test_each_pipeline_gives_one_clip_of_each_file(dataset, prepared, tmp_path):
+    source = choose_videos(str(dataset), 4, seed=0)
+    rows = prepared_videos(source, str(prepared), tmp_path, num_proc=1, decoder="auto")
     assert rows["video_id"] == source["video_id"]
-    clip = recipe.clip_format(options)
+    views = EvaluationClips(source, CLIP, temporal_views=2, spatial_crops=3)
     for clips, shape in (
-        (recipe.notebook_clips(source, clip, 0, 1), (3, 4, 32, 32)),
-        (recipe.own_clips(source, clip, options, 1), (4, 3, 32, 32)),
-        (recipe.own_clips(rows, clip, options, 1), (4, 3, 32, 32)),
-        (recipe.copied_clips(source, clip, options, 1), (4, 3, 32, 32)),
+        (pipelines.notebook_clips(source, CLIP, 0, 1), (3, 4, 32, 32)),
+        (pipelines.own_clips(TrainingClips(source, CLIP), 1), (4, 3, 32, 32)),
+        (pipelines.own_clips(TrainingClips(rows, CLIP), 1), (4, 3, 32, 32)),
+        (pipelines.own_views(views, 1), (6, 4, 3, 32, 32)),
+        (pipelines.copied_clips(TrainingClips(source, CLIP), 1), (4, 3, 32, 32)),
     ):
         clips = list(clips)
         assert sorted(row for row, _ in clips) == [0, 1, 2, 3]
         assert all(pixels.shape == shape for _, pixels in clips)
-    assert list(recipe.decoded_videos(source, 1)) == [(row, None) for row in range(4)]
+    assert list(pipelines.decoded_videos(paths(source), 1)) == [(row, None) for row in range(4)]
 
 
-def test_the_notebook_is_given_each_file_with_its_label(recipe, dataset):
-    source = recipe.choose_videos(options_of(dataset, num_videos=8))
+def test_the_notebook_is_given_each_file_with_its_label(dataset):
+    source = choose_videos(str(dataset), 8, seed=0)
     names = source.features["label"].names
-    samples = list(recipe.notebook_dataset(source, 4, 32))
+    samples = list(pipelines.notebook_dataset(source, 4, 32))
     assert len(samples) == 8
     for sample in samples:
         path = Path(source[sample["video_index"]]["video"]["path"])
@@ -121,9 +131,9 @@ def test_the_notebook_is_given_each_file_with_its_label(recipe, dataset):
         assert names[sample["label"]] == path.parent.name
 
 
-def test_videos_are_spread_evenly_and_the_seed_decides(recipe, dataset):
+def test_videos_are_spread_evenly_and_the_seed_decides(dataset):
     def chosen(count, seed):
-        return recipe.choose_videos(options_of(dataset, num_videos=count, seed=seed))["video_id"]
+        return choose_videos(str(dataset), count, seed)["video_id"]
 
     everything = chosen(100, 0)
     assert len(everything) == 8
@@ -144,26 +154,25 @@ def test_a_video_that_can_t_be_read_ends_it_by_name(recipe, dataset, tmp_path, c
     assert not (tmp_path / "out" / "report.json").exists()
 
 
-def test_a_file_of_which_a_pipeline_gives_no_clip_is_named(recipe, tmp_path):
+def test_a_file_of_which_a_pipeline_gives_no_clip_is_named(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
-    videos = {"video": [{"path": str(tmp_path / "text.mp4")}]}
-    assert list(recipe.decoded_videos(videos, 0)) == []
-    message = refused(recipe.timed, "decoder", lambda number: iter([(1, None)]), ["a.mp4", "b.mp4", "c.mp4"], 0)
+    assert list(pipelines.decoded_videos([str(tmp_path / "text.mp4")], 0)) == []
+    message = refused(timing.timed, "decoder", lambda number: iter([(1, None)]), ["a.mp4", "b.mp4", "c.mp4"], 0)
     assert message == "dataset: a.mp4: decoder can't read it (2 in all); leave it out"
 
 
-def test_a_prepared_dataset_of_other_videos_is_refused(recipe, dataset, tmp_path):
+def test_a_prepared_dataset_of_other_videos_is_refused(dataset, tmp_path):
     other = write_folder_dataset(tmp_path / "other", ("blue", "green"), 4)
-    options = options_of(dataset, prepared=other, num_videos=8)
-    message = refused(recipe.prepare, recipe.choose_videos(options), options, tmp_path)
+    videos = choose_videos(str(dataset), 8, seed=0)
+    message = refused(prepared_videos, videos, str(other), tmp_path, num_proc=1, decoder="auto")
     assert message == f"prepared: {other}: lacks red/0000.mp4 (4 in all); prepare the same dataset"
 
 
-def test_spans_of_files_are_refused_which_the_notebook_would_read_whole(recipe, dataset, tmp_path):
+def test_spans_of_files_are_refused_which_the_notebook_would_read_whole(dataset, tmp_path):
     table = tmp_path / "videos.csv"
     rows = [f"{path},{path.parent.name},0,0.5" for path in sorted(dataset.rglob("*.mp4"))]
     table.write_text("\n".join(["video,label,start_seconds,end_seconds", *rows]))
-    assert "reads whole files only" in refused(recipe.choose_videos, options_of(table))
+    assert "reads whole files only" in refused(choose_videos, str(table), 4, seed=0)
 
 
 @pytest.mark.slow
@@ -176,19 +185,88 @@ def test_epoch_gives_both_trainers_the_same_clips_to_train_on(recipe, dataset, p
     check_speeds(report, [("source", "notebook"), ("prepared", "notebook")])
 
 
-def test_both_trainers_start_from_one_model_with_the_same_arguments(recipe, dataset, tmp_path):
-    options = options_of(dataset)
-    videos = recipe.choose_videos(options)
-    trainers = [make(videos, options, str(tmp_path)) for make in (recipe.notebook_trainer, recipe.own_trainer)]
+def test_both_trainers_start_from_one_model_with_the_same_arguments(dataset, tmp_path):
+    from vidtune.benchmarks import training
+
+    videos = choose_videos(str(dataset), 4, seed=0)
+    given = training.training_fields(str(tmp_path), steps=2, batch_size=2, seed=0)
+    trainers = [
+        training.notebook_trainer(videos, new_model(), given),
+        training.own_trainer(TrainingClips(videos, CLIP), new_model(), given, num_workers=2),
+    ]
     weights = [trainer.model.state_dict() for trainer in trainers]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    given = recipe.training_fields(videos, options, str(tmp_path))
     assert given["max_steps"] == 2
     for name, value in given.items():
         assert getattr(trainers[0].args, name) == getattr(trainers[1].args, name), name
         assert name in ("output_dir", "report_to") or getattr(trainers[0].args, name) == value, name
     assert trainers[1].args.dataloader_num_workers == 2
     assert trainers[0].args.dataloader_num_workers == 0  # as the guide leaves it
+
+
+def test_the_bare_loop_and_both_trainers_take_the_same_steps(tmp_path):
+    from vidtune.benchmarks import steps
+    from vidtune.benchmarks.training import training_fields
+    from vidtune.training.settings import training_arguments
+
+    fields = training_fields(str(tmp_path), 6, batch_size=2, seed=0) | {"use_cpu": True, "weight_decay": 0.05}
+    batches = steps.ready_batches(6, (2, 4, 3, 32, 32), 2, seed=0, device=torch.device("cpu"))
+    trained = []
+    for take_steps in (steps.bare_steps, steps.own_steps, steps.stock_steps):
+        new = new_model()
+        before = {name: value.clone() for name, value in new[0].state_dict().items()}
+        measured = take_steps(new, training_arguments(fields | {"learning_rate": 0.01}), batches)
+        assert measured["ms"] > 0 and measured["cpu_ms"] > 0
+        trained.append(new[0].state_dict())
+        assert all(not torch.equal(before[name], value) for name, value in trained[-1].items())
+    for weights in trained[1:]:
+        assert all(torch.allclose(weights[name], value, atol=1e-6) for name, value in trained[0].items())
+
+
+def test_step_compares_a_bare_loop_with_both_trainers(recipe, tmp_path):
+    report = recipe.main(["step", *words(output_dir=tmp_path, **TINY)])
+    assert report["clips"] == [2, 4, 3, 32, 32]
+    assert list(report["rounds"]) == list(report["ms"]) == list(report["cpu_ms"]) == ["bare", "trainer", "stock"]
+    rounds = report["rounds"]
+    expected = sum(own / bare for own, bare in zip(rounds["trainer"], rounds["bare"], strict=True)) / 2
+    assert report["ratios"]["trainer / bare"] == pytest.approx(expected)
+    assert len(report["ratios"]) == 4
+    assert "ms a step" in recipe.table_of(report)[0]
+
+
+def test_the_clock_times_what_lies_between_warm_up_and_the_last_step(monkeypatch):
+    from vidtune.benchmarks import steps
+
+    now = iter([10.0, 14.0])
+    monkeypatch.setattr(steps.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(steps.time, "process_time", lambda: 3.0)
+    clock = steps.Clock(3 + 20 + 1, torch.device("cpu"))
+    for step in range(24):
+        clock.step_begins(step)
+    assert clock.measured() == {"ms": 200.0, "cpu_ms": 0.0}  # 4 s for 20 steps
+
+
+def test_views_compares_the_input_of_an_evaluation_with_the_decoder(recipe, dataset, tmp_path):
+    report = recipe.main(["views", *words(dataset=dataset, output_dir=tmp_path, **TINY)])
+    assert report["output"] == {"views": "uint8 (15, 4, 3, 32, 32)", "decoder": None}
+    assert len(report["files"]) == 4
+    speeds = report["videos_per_second"]
+    assert report["ratios"] == {"views / decoder": pytest.approx(speeds["views"] / speeds["decoder"])}
+
+
+@pytest.mark.slow
+def test_predict_compares_prediction_with_its_halves(recipe, dataset, tmp_path):
+    argv = words(dataset=dataset, output_dir=tmp_path, **TINY | {"num_videos": 5, "num_proc": 1})
+    report = recipe.main(["predict", *argv])
+    assert report["output"] == {
+        "decoding": "uint8 (1, 4, 3, 32, 32)",
+        "model": "float32 (1, 2)",
+        "together": "float32 (2,)",
+    }
+    speeds = report["videos_per_second"]
+    slower = min(speeds["decoding"], speeds["model"])
+    assert report["ratios"]["together / the slower one"] == pytest.approx(speeds["together"] / slower)
+    assert report["workers"] == 1
 
 
 def test_epoch_needs_a_full_batch(recipe, dataset, tmp_path):
@@ -207,15 +285,12 @@ def test_workers_needs_several_to_compare(recipe, tmp_path):
     assert refused(recipe.main, ["workers", *words(output_dir=tmp_path, num_proc=1)]).startswith("num_proc: got 1")
 
 
-def test_loaded_clips_are_those_of_as_many_epochs_each_with_its_row(recipe, dataset):
-    options = options_of(dataset, num_videos=3)
-    videos = recipe.choose_videos(options)
-    clip = recipe.clip_format(options)
-    loaded = list(recipe.loaded_clips(videos, clip, options, 2, number=1))
-    assert [row for row, _ in loaded] == [0, 1, 2] * recipe.EPOCHS_A_ROUND
-    own = recipe.own_dataset(videos, clip, options)
+def test_loaded_clips_are_those_of_as_many_epochs_each_with_its_row(dataset):
+    own = TrainingClips(choose_videos(str(dataset), 3, seed=0), CLIP)
+    loaded = list(pipelines.loaded_clips(own, batch_size=2, num_workers=2, epochs=4, number=1))
+    assert [row for row, _ in loaded] == [0, 1, 2] * 4
     for index, (row, pixels) in enumerate(loaded):
-        assert torch.equal(pixels, own[recipe.EPOCHS_A_ROUND + index // 3, row]["pixel_values"])
+        assert torch.equal(pixels, own[4 + index // 3, row]["pixel_values"])
 
 
 def test_memory_is_that_of_a_worker_at_each_tenth(recipe, dataset, prepared, tmp_path):
@@ -246,9 +321,9 @@ def test_long_compares_a_long_video_with_a_short_one(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
-def test_a_long_video_repeats_a_short_one_with_a_keyframe_every_ten_seconds(recipe, container, tmp_path):
-    drawn = recipe.draw_video(tmp_path / "drawn.mp4")
-    path = recipe.repeat_video(drawn, tmp_path / f"long.{container}", 30)
+def test_a_long_video_repeats_a_short_one_with_a_keyframe_every_ten_seconds(container, tmp_path):
+    drawn = draw_video(tmp_path / "drawn.mp4")
+    path = repeat_video(drawn, tmp_path / f"long.{container}", 30)
     with av.open(str(path)) as file:
         frames = list(file.decode(video=0))
     seconds = [frame.pts * frame.time_base for frame in frames]
@@ -263,11 +338,11 @@ def test_a_long_video_repeats_a_short_one_with_a_keyframe_every_ten_seconds(reci
         assert all(torch.equal(first[0], frame) for frame in again)
 
 
-def test_a_task_has_a_process_of_its_own(recipe):
+def test_a_task_has_a_process_of_its_own():
     def where(number):
         return {"number": number, "process": os.getpid()}
 
-    with recipe.own_process(where) as run, recipe.own_process(where) as run_other:
+    with timing.own_process(where) as run, timing.own_process(where) as run_other:
         results = [run(1), run_other(2), run(3)]
     assert [result["number"] for result in results] == [1, 2, 3]
     assert results[0]["process"] == results[2]["process"] != results[1]["process"]
@@ -275,29 +350,29 @@ def test_a_task_has_a_process_of_its_own(recipe):
     assert all(result["peak_memory_mb"] > 10 for result in results)
 
 
-def test_one_thread_is_one_thread_of_one_core(recipe):
+def test_one_thread_is_one_thread_of_one_core():
     def clips(number):
         assert torch.get_num_threads() == 1
         assert not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) == 1
         return iter([(number, torch.zeros(2, 3))])
 
-    with recipe.own_process(lambda number: recipe.on_one_thread("x", clips, ["x.mp4"], number)) as run:
+    with timing.own_process(lambda number: timing.on_one_thread("x", clips, ["x.mp4"], number)) as run:
         assert run(0)["output"] == "float32 (2, 3)"
 
 
-def test_what_a_task_raises_is_raised_here(recipe):
+def test_what_a_task_raises_is_raised_here():
     def wrong(number):
         raise InputError("dataset: x.mp4: is wrong; mend it")
 
-    with recipe.own_process(wrong) as run:
+    with timing.own_process(wrong) as run:
         assert refused(run, 0) == "dataset: x.mp4: is wrong; mend it"
-    with recipe.own_process(lambda number: 1 / 0) as run, pytest.raises(RuntimeError, match="ZeroDivisionError"):
+    with timing.own_process(lambda number: 1 / 0) as run, pytest.raises(RuntimeError, match="ZeroDivisionError"):
         run(0)
-    with recipe.own_process(lambda number: os._exit(3)) as run, pytest.raises(RuntimeError, match="exit code 3"):
+    with timing.own_process(lambda number: os._exit(3)) as run, pytest.raises(RuntimeError, match="exit code 3"):
         run(0)
 
 
-def test_rounds_go_in_turns_and_the_first_is_not_kept(recipe, tmp_path):
+def test_rounds_go_in_turns_and_the_first_is_not_kept(tmp_path):
     log = tmp_path / "log"
 
     def task(name):
@@ -308,7 +383,7 @@ def test_rounds_go_in_turns_and_the_first_is_not_kept(recipe, tmp_path):
 
         return run
 
-    results = recipe.in_rounds({"a": task("a"), "b": task("b")}, rounds=2)
+    results = timing.in_rounds({"a": task("a"), "b": task("b")}, rounds=2)
     assert log.read_text() == "a0 b0 a1 b1 a2 b2 "
     assert {name: [result["number"] for result in kept] for name, kept in results.items()} == {
         "a": [1, 2],
@@ -316,19 +391,30 @@ def test_rounds_go_in_turns_and_the_first_is_not_kept(recipe, tmp_path):
     }
 
 
-def test_the_summary_takes_medians_over_the_rounds(recipe):
+def test_the_summary_takes_medians_over_the_rounds():
     def results(*speeds):
-        return [{"clips_per_second": s, "peak_memory_mb": 100 + s, "output": "x"} for s in speeds]
+        return [{"per_second": s, "peak_memory_mb": 100 + s, "output": "x"} for s in speeds]
 
-    summary = recipe.summary({"a": results(1.0, 9.0, 2.0), "b": results(4.0, 8.0, 5.0)}, [("b", "a")])
+    summary = timing.summary({"a": results(1.0, 9.0, 2.0), "b": results(4.0, 8.0, 5.0)}, [("b", "a")])
     assert summary["clips_per_second"] == {"a": 2.0, "b": 5.0}
     assert summary["ratios"] == {"b / a": 2.5}
     assert summary["peak_memory_mb"] == {"a": 109.0, "b": 108.0}
 
 
+def test_the_paired_summary_takes_medians_of_the_quotients_of_rounds():
+    def results(*times):
+        return [{"ms": ms, "cpu_ms": 2 * ms, "peak_memory_mb": 100 + ms} for ms in times]
+
+    # A machine that is ten times as slow in one round: 11 / 10 = 1.1, 100 / 100 = 1, 12 / 10 = 1.2
+    summary = timing.paired_summary({"a": results(10, 100, 10), "b": results(11, 100, 12)}, [("b", "a")])
+    assert summary["ratios"] == {"b / a": 1.1, "b / a, of CPU time": 1.1}
+    assert summary["ms"] == {"a": 10, "b": 12} and summary["cpu_ms"] == {"a": 20, "b": 24}
+    assert summary["rounds"]["b"] == [11, 100, 12] and summary["peak_memory_mb"]["a"] == 200
+
+
 @pytest.mark.parametrize("argv", [[], ["speed"], ["--dataset", "x"]])
 def test_the_first_word_says_what_to_measure(recipe, argv):
-    assert "begin with what to measure: input, epoch, workers, memory, long" in refused(recipe.main, argv)
+    assert f"begin with what to measure: {', '.join(COMMANDS)}" in refused(recipe.main, argv)
 
 
 def test_the_folder_of_a_training_run_is_left_alone(recipe, tmp_path):
@@ -338,6 +424,6 @@ def test_the_folder_of_a_training_run_is_left_alone(recipe, tmp_path):
 
 def test_the_commands_of_the_docstring_are_accepted(recipe):
     commands = re.findall(r"^    python recipes/benchmark.py (\w+)(.*)$", recipe.__doc__, re.MULTILINE)
-    assert [command for command, _ in commands] == ["input", "epoch", "workers", "memory", "long"]
+    assert [command for command, _ in commands] == list(recipe.COMMANDS) == COMMANDS
     for _, options in commands:
         parse(shlex.split(options), "", {"benchmark": BenchmarkArguments}, training=False)

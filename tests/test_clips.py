@@ -212,6 +212,14 @@ def test_evaluation_takes_the_middle_frame_of_each_part(counting):
     assert frame_indices(item["pixel_values"][0], 16) == [2, 6, 10, 14]
 
 
+def test_the_frames_of_each_view_can_stand_in_another_order(counting):
+    backwards = [3, 2, 1, 0]
+    clips = EvaluationClips(
+        rows([counting]), ClipFormat(4, 32), temporal_views=2, frame_order=lambda count, video_id: np.array(backwards)
+    )
+    assert [frame_indices(view, 16) for view in clips[0]["pixel_values"]] == [[12, 8, 4, 0], [14, 10, 6, 2]]
+
+
 def test_temporal_views_by_hand(counting):
     segments = EvaluationClips(rows([counting]), ClipFormat(4, 32), temporal_views=2)[0]["pixel_values"]
     assert [frame_indices(view, 16) for view in segments] == [[0, 4, 8, 12], [2, 6, 10, 14]]

@@ -35,6 +35,12 @@ def test_other_missing_modules_stay_missing():
         importlib.import_module("torchvision.transforms.functional_sensor")
 
 
+def test_a_script_called_evaluate_does_not_hide_the_package(tmp_path):
+    (tmp_path / "evaluate.py").write_text("import vidtune\nimport evaluate\nprint(evaluate.Metric.__name__)\n")
+    command = [sys.executable, str(tmp_path / "evaluate.py")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "Metric"
+
+
 def test_mending_twice_changes_nothing():
     before = list(sys.meta_path)
     vidtune.compat.mend_imports()

@@ -33,7 +33,7 @@ from vidtune.models.blocks import find_blocks
 from vidtune.models.configurations import FrameClassifierConfig
 from vidtune.models.regularisation import scale_head, set_drop_path, set_head_dropout
 from vidtune.models.tuning import apply_tuning
-from vidtune.options import DataArguments, ModelArguments, SourceArguments, TuningArguments
+from vidtune.options import DataArguments, ModelArguments, PretrainArguments, SourceArguments, TuningArguments
 from vidtune.training.optimization import layer_ids, parameter_groups, scaled_learning_rate, stepped
 from vidtune.training.settings import training_arguments
 
@@ -111,23 +111,27 @@ def relative_rate(path: str, epoch: float) -> float:
 # Shapes of the checkpoints that configs start from, as the papers have them. VideoMAE's table of positions is no
 # parameter and takes seconds to compute, so that its clips are small here.
 SMALL_CLIPS = {"num_frames": 2, "image_size": 32}
+FIRST_TOKEN = {"use_mean_pooling": False}  # as the Hub's pre-trained ones have it
 VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
 VIT_B = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 VIT_L = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 VIT_H = {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120}
+DEMO = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
 CHECKPOINTS: dict[str, Any] = {
     "path/to/videomae_small": (VideoMAEConfig, VIT_S | SMALL_CLIPS),
     "path/to/videomae_small_ssv2": (VideoMAEConfig, VIT_S | SMALL_CLIPS),
     "path/to/videomae_base_ucf101": (VideoMAEConfig, VIT_B | SMALL_CLIPS),
     "path/to/videomae_v2_base": (VideoMAEConfig, VIT_B | SMALL_CLIPS),
     "path/to/videomae_huge": (VideoMAEConfig, VIT_H | SMALL_CLIPS),
-    "MCG-NJU/videomae-base": (VideoMAEConfig, VIT_B | SMALL_CLIPS),
-    "MCG-NJU/videomae-base-short": (VideoMAEConfig, VIT_B | SMALL_CLIPS),
-    "MCG-NJU/videomae-base-ssv2": (VideoMAEConfig, VIT_B | SMALL_CLIPS),
-    "MCG-NJU/videomae-base-short-ssv2": (VideoMAEConfig, VIT_B | SMALL_CLIPS),
+    "MCG-NJU/videomae-base": (VideoMAEConfig, VIT_B | SMALL_CLIPS | FIRST_TOKEN),
+    "MCG-NJU/videomae-base-short": (VideoMAEConfig, VIT_B | SMALL_CLIPS | FIRST_TOKEN),
+    "MCG-NJU/videomae-base-ssv2": (VideoMAEConfig, VIT_B | SMALL_CLIPS | FIRST_TOKEN),
+    "MCG-NJU/videomae-base-short-ssv2": (VideoMAEConfig, VIT_B | SMALL_CLIPS | FIRST_TOKEN),
     "MCG-NJU/videomae-base-finetuned-kinetics": (VideoMAEConfig, VIT_B | SMALL_CLIPS),
-    "MCG-NJU/videomae-large": (VideoMAEConfig, VIT_L | SMALL_CLIPS),
+    "MCG-NJU/videomae-large": (VideoMAEConfig, VIT_L | SMALL_CLIPS | FIRST_TOKEN),
     "MCG-NJU/videomae-large-finetuned-kinetics": (VideoMAEConfig, VIT_L | SMALL_CLIPS),
+    "outputs/demo": (VideoMAEConfig, DEMO | SMALL_CLIPS),
+    "outputs/demo_pretrain": (VideoMAEConfig, DEMO | SMALL_CLIPS | {"hidden_size": 64, "intermediate_size": 256}),
     "path/to/timesformer_from_vit": (TimesformerConfig, VIT_B),
     "path/to/vivit_from_vit": (VivitConfig, VIT_B),
     "facebook/vjepa2-vitl-fpc64-256": (
@@ -145,7 +149,7 @@ def build(path: str) -> torch.nn.Module:
     data, model = options.data, options.model
     if model.model_name_or_path:
         kind, shape = CHECKPOINTS[model.model_name_or_path]
-        config = kind(**shape)
+        config = kind(**(shape | model.config_overrides))
         if kind is ViTConfig:
             config = FrameClassifierConfig(image_config=config, image_size=224)
     else:
@@ -294,12 +298,29 @@ def test_videomae(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_common(path: str) -> None:
     """What all recipes of VideoMAE share."""
     data, tuning, training = read(path).data, read(path).tuning, read(path).training
+    assert build(path).fc_norm is not None  # of the mean of all tokens
     assert (tuning.mixup, tuning.cutmix, tuning.mix_probability, tuning.mix_switch_probability) == (0.8, 1.0, 1.0, 0.5)
     assert (tuning.random_erasing, tuning.rand_augment) == (0.25, "rand-m7-n4-mstd0.5-inc1")
     assert (data.crop_scale, data.crop_ratio) == ([0.08, 1.0], [0.75, 1.3333])
     assert (tuning.head_init_scale, training["label_smoothing_factor"], training["weight_decay"]) == (0.001, 0.1, 0.05)
     defaults = {"optim": "adamw_torch", "adam_beta1": 0.9, "adam_beta2": 0.999}
     assert {name: training.get(name, value) for name, value in defaults.items()} == defaults
+
+
+def test_videomae_is_pre_trained_as_published() -> None:
+    path = "recipes/configs/ucf101/videomae_base_pretrain.yaml"
+    data, pretraining, training = read(path).data, read(path).pretraining, read(path).training
+    assert (total_batch(path), training["num_train_epochs"]) == (192, 3200)
+    assert (pretraining.base_learning_rate, pretraining.min_learning_rate) == (3e-4, 1e-5)
+    assert training["warmup_steps"] * 3200 == 40
+    assert (training.get("adam_beta1", 0.9), training["adam_beta2"], training["weight_decay"]) == (0.9, 0.95, 0.05)
+    assert (pretraining.mask_ratio, pretraining.num_sample) == (0.75, 1)
+    assert (data.num_frames, data.sampling, data.fps, data.horizontal_flip) == (16, "dense", 6.25, 0)
+    model = read(path).model
+    config = read_config(None, model.config_name, model.config_overrides, [])
+    assert (config.hidden_size, config.num_hidden_layers, config.image_size) == (768, 12, 224)
+    decoder = (config.decoder_num_hidden_layers, config.decoder_hidden_size, config.decoder_num_attention_heads)
+    assert decoder == (4, 384, 6)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +341,9 @@ def test_videomae_v2(name: str, rate: float, batch: int, decay: float, epochs: i
 
 @pytest.mark.parametrize("name", ["ucf101", "hmdb51"])
 def test_videomae_from_kinetics_is_published_with_its_views_only(name: str) -> None:
-    data = read(f"recipes/configs/{name}/videomae_base_k400.yaml").data
+    path = f"recipes/configs/{name}/videomae_base_k400.yaml"
+    data = read(path).data
+    assert build(path).fc_norm is not None
     assert (data.num_frames, data.sampling, data.temporal_views, data.spatial_crops) == (16, "dense", 5, 3)
     assert data.fps == {"ucf101": 6.25, "hmdb51": 7.5}[name]
 
@@ -395,7 +418,7 @@ def test_each_option_is_set_by_some_config() -> None:
     for path in CONFIGS:
         given |= yaml.safe_load((ROOT / path).read_text(encoding="utf-8")).keys()
         given |= {word.removeprefix("--") for word in launch_words(path)}
-    sections = (SourceArguments, DataArguments, ModelArguments, TuningArguments)
+    sections = (SourceArguments, DataArguments, ModelArguments, TuningArguments, PretrainArguments)
     options = {field.name for section in sections for field in dataclasses.fields(section)}
     assert options - OF_A_RUN - given == set()
 

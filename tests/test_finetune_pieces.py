@@ -1,6 +1,7 @@
 """The pieces of published recipes, through recipes/finetune.py, in this process on tiny videos and tiny models."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -205,6 +206,40 @@ def test_attentive_probes_without_an_evaluation_are_judged_at_the_end(dataset, t
     )
     (scores,) = [entry for entry in report["history"] if "eval_best_probe" in entry]
     assert report["metrics"]["validation"]["accuracy"] == scores["eval_accuracy"]
+
+
+# The card
+
+
+@pytest.mark.slow
+def test_the_snippet_of_a_card_runs_for_what_transformers_does_not_know(
+    dataset, tiny_checkpoint, tmp_path, monkeypatch, capsys
+):
+    frames = {"config_name": "vit", "num_frames": 4}
+    frames["config_overrides"] = "{image_size: 32, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}"
+    probe = {"probe_learning_rates": "[1e-3]", "probe_weight_decays": "[0]", "probe_blocks": 1}
+    runs = {
+        "video_zoo": {"config_name": "x3d_xs", "config_overrides": "{}", "num_frames": 2, "image_size": 64},
+        "frame_classifier": frames,
+        "videomae_interpolated": {"model_name_or_path": tiny_checkpoint, "num_frames": 8},
+        "attentive_probe": {"model_name_or_path": tiny_checkpoint, "tuning": "attentive_probe"} | probe,
+        "videomae": {"model_name_or_path": tiny_checkpoint, "tuning": "lora"},
+    }
+    (tmp_path / "video.mp4").symlink_to(next(dataset.rglob("*.mp4")))
+    monkeypatch.chdir(tmp_path)
+    for model_type, options in runs.items():
+        report = finetune(
+            dataset=dataset, output_dir=tmp_path / model_type, max_steps=1, eval_strategy="no", **options
+        )
+        assert report["model"]["type"] == model_type
+        assert report["optimisation"]["best_probe"] == ((1e-3, 0.0) if "probe" in model_type else None)
+        card = (tmp_path / model_type / "README.md").read_text()
+        (snippet,) = re.findall(r"```python\n(.*?)\n```", card, flags=re.DOTALL)
+        assert "vidtune" in snippet
+        capsys.readouterr()
+        exec(snippet.replace("path/to/this/folder", model_type), {})
+        printed = capsys.readouterr().out
+        assert all(label in printed for label in CLASSES)
 
 
 # Refused

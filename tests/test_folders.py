@@ -246,7 +246,8 @@ def test_predict_finds_videos_as_a_dataset_does(tmp_path: Path, caplog: pytest.L
     find_videos = load_recipe("predict").find_videos
     assert find_videos([str(tmp_path)]) == [tmp_path / name for name in ("alone.mp4", "b/1.webm", "video")]
     assert "left out 1 files that are no videos (.txt 1), notes.txt first" in caplog.messages[0]
-    assert find_videos([str(tmp_path / "notes.txt")]) == [tmp_path / "notes.txt"]  # what is named is tried
+    touch(tmp_path, "noise.bin")
+    assert find_videos([str(tmp_path / "noise.bin")]) == [tmp_path / "noise.bin"]  # what is named is tried
     (tmp_path / "empty").mkdir()
     for name, words in (("empty", "holds no videos"), ("gone", "does not exist")):
         with pytest.raises(InputError, match=f"input: .*{name}: {words}"):

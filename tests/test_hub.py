@@ -235,6 +235,28 @@ def test_a_published_model_scores_as_the_saved_one(hub: HubServer, saved: Path, 
     assert max(scores.values()) - min(scores.values()) > 0.01  # else any answer would pass
 
 
+def test_a_published_adapter_is_loaded_onto_its_base(hub: HubServer, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from vidtune.models.auto import load_classifier, load_model, read_config
+    from vidtune.models.processors import load_processors
+    from vidtune.models.tuning import apply_tuning
+    from vidtune.training.weights import complete_adapter
+
+    config = read_config(str(tiny_checkpoint), None, {}, LABELS)
+    model, new = load_model(config, str(tiny_checkpoint))
+    model = apply_tuning(model, "lora", new=new, base_model=str(tiny_checkpoint)).eval()
+    model.save_pretrained(tmp_path)
+    complete_adapter(model, tmp_path)
+    load_processors(str(tiny_checkpoint), config)[0].save_pretrained(tmp_path)
+    repo_id = check_access("clips")
+    names = ["config.json", "adapter_config.json", "adapter_model.safetensors", "video_preprocessor_config.json"]
+    publish(tmp_path, repo_id, [name for name in names if (tmp_path / name).is_file()], "Publish an adapter")
+    clip = torch.rand(1, 4, 3, 32, 32)
+    with torch.no_grad():
+        loaded = load_classifier(repo_id)[0].eval()
+        assert torch.allclose(loaded(clip).logits, model(clip).logits, atol=1e-6)
+    assert list(loaded.config.id2label.values()) == LABELS
+
+
 def test_the_usage_snippet_runs(
     hub: HubServer,
     saved: Path,
@@ -377,6 +399,16 @@ def test_results_table() -> None:
     text = card()
     assert "| validation | 0.5000 | - | 0.7500 | 8 | 0 |\n| test | 0.8125 | - | 0.7500 | 9 | 1 |" in text
     assert "anna.mp4" not in text  # names of videos stay in the report
+
+
+def test_several_labels_a_video_have_a_mean_average_precision() -> None:
+    metrics = {"test": REPORT["metrics"]["test"] | {"mean_average_precision": 0.625}}
+    text = card(metrics=metrics)
+    assert "| test | 0.8125 | 0.6250 | - | 0.7500 | 9 | 1 |" in text
+    assert "| Accuracy | Mean average precision | Top-5 accuracy | Macro F1 |" in text
+    assert ("mean_average_precision", 0.625) in [
+        (result.metric_type, result.metric_value) for result in ModelCard(text).data.eval_results
+    ]
 
 
 def test_names_cannot_break_tables_or_html() -> None:

@@ -15,7 +15,7 @@ COMMANDS = [
     for path in DOCUMENTS
     for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
     for command in block.replace("\\\n", " ").splitlines()
-    if re.search(r"recipes/(finetune|prepare_data|benchmark)\.py", command) and "--help" not in command
+    if re.search(r"recipes/(finetune|pretrain|prepare_data|benchmark)\.py", command) and "--help" not in command
 ]
 
 

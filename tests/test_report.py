@@ -134,6 +134,14 @@ def test_the_summary_shows_scores_speed_and_what_to_do_next(tmp_path, capsys):
     assert "left out" not in printed
 
 
+def test_the_summary_of_several_labels_a_video_shows_their_mean_average_precision(tmp_path, capsys):
+    metrics = {"test": scores(mean_average_precision=0.625)}
+    print_summary(finished(metrics=metrics), tmp_path, "predict")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["split", "videos", "failed", "accuracy", "mAP", "top-5", "macro", "F1", "videos/s"] in rows
+    assert ["test", "10", "0", "0.500", "0.625", "0.250", "99"] in rows
+
+
 def test_the_summary_names_the_first_five_videos_that_were_left_out(tmp_path, capsys):
     failed = [{"path": f"/videos/[{index}].mp4", "reason": "the file is empty"} for index in range(7)]
     print_summary(finished(data={"train": {"videos": 20, "failed": failed}}), tmp_path, "predict")

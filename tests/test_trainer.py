@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForVideoClassification,
     AutoVideoProcessor,
     EarlyStoppingCallback,
+    ResNetConfig,
     Trainer,
     TrainerCallback,
     VideoMAEImageProcessor,
@@ -21,7 +22,10 @@ from test_auto import SIZES, TINY
 from vidtune.data.clips import FAILED, EvaluationClips, TrainingClips, collate
 from vidtune.errors import InputError, VideoError
 from vidtune.evaluation.metrics import scalar_metrics
+from vidtune.evaluation.scoring import average_views
 from vidtune.models.auto import load_model, read_config
+from vidtune.models.configurations import FrameClassifierConfig
+from vidtune.models.frames import FrameClassifierForVideoClassification
 from vidtune.models.processors import load_processors, normalisation
 from vidtune.models.regularisation import set_drop_path, set_head_dropout
 from vidtune.training import settings as settings_module
@@ -237,7 +241,7 @@ def test_a_step_of_each_architecture_moves_it_and_it_comes_back_from_its_folder(
     assert_same(weights(loaded), weights(model))
     again = build(tmp_path / "again", loaded, train, evaluate, ["a", "b", "c"])
     first, second = (runner.predict(evaluate).predictions for runner in (trainer, again))
-    assert first.shape == (4, 3) and np.array_equal(first, second)
+    assert first.shape == (4, 2, 3) and np.array_equal(first, second)
     load_processors(str(tmp_path), config)
 
 
@@ -386,11 +390,12 @@ def test_several_labels_are_learned_and_scored(tmp_path):
     with torch.no_grad():
         clips = (evaluate[0]["pixel_values"] / 255 - mean) / std
         expected = trainer.model(pixel_values=clips).logits.sigmoid().mean(0)
-    assert output.predictions[0] == pytest.approx(expected.numpy(), abs=1e-5)
+    probabilities = average_views(output.predictions, multi_label=True)
+    assert probabilities[0] == pytest.approx(expected.numpy(), abs=1e-5)
     truth = np.stack([evaluate[row]["labels"].numpy() for row in range(8)])
     assert np.array_equal(output.label_ids, truth)
     kept = [0, 1, 2, 3, 4, 5, 7]
-    right = np.where(truth[kept] == 1, output.predictions[kept], 1 - output.predictions[kept])
+    right = np.where(truth[kept] == 1, probabilities[kept], 1 - probabilities[kept])
     assert metrics["eval_loss"] == pytest.approx(-np.log(right).mean(), rel=1e-4)
     assert 0 <= metrics["eval_mean_average_precision"] <= 1 and "eval_top5_accuracy" not in metrics
 
@@ -413,14 +418,15 @@ def test_the_probabilities_of_a_video_are_the_mean_over_its_views(tmp_path, mode
     dataset = Noise(3, SIZES[model_type], views=4)
     trainer = build(tmp_path, model, evaluate=dataset, per_device_eval_batch_size=2)
     output = trainer.predict(dataset)
+    probabilities = average_views(output.predictions, multi_label=False)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     for row in range(3):
         clips = (dataset[row]["pixel_values"] / 255 - mean) / std
         with torch.no_grad():
             each = [model(**{model.main_input_name: clip[None]}).logits.flatten().softmax(0) for clip in clips]
-        assert output.predictions[row] == pytest.approx(torch.stack(each).mean(0).numpy(), abs=1e-5)
+        assert probabilities[row] == pytest.approx(torch.stack(each).mean(0).numpy(), abs=1e-5)
     assert output.label_ids.tolist() == [0, 1, 0]
-    assert output.predictions.sum(1) == pytest.approx(1.0, abs=1e-5)
+    assert probabilities.sum(1) == pytest.approx(1.0)
 
 
 def test_the_scores_are_those_of_the_videos(tmp_path):
@@ -492,7 +498,7 @@ def test_failed_evaluation_videos_are_counted_and_left_out(tmp_path):
     assert trainer.failed_rows == set()
     whole = build(tmp_path, trainer.model, evaluate=Noise(6, views=1)).predict(Noise(6, views=1))
     kept = [0, 2, 3, 5]
-    expected = (whole.predictions[kept].argmax(1) == whole.label_ids[kept]).mean()
+    expected = (whole.predictions[kept, 0].argmax(1) == whole.label_ids[kept]).mean()
     assert metrics["eval_accuracy"] == pytest.approx(expected)
 
 
@@ -880,6 +886,11 @@ def test_what_accelerate_was_launched_with_holds_unless_a_precision_is_given(tmp
         ("auto", {"no_such_field": 1}, "training arguments: .*no_such_field"),
         ("auto", {"load_best_model_at_end": True, "save_strategy": "epoch"}, "training arguments: .*strategy"),
         ("auto", {"optim": "nonsense"}, "training arguments: .*nonsense"),
+        ("auto", {"optim": "sgd", "optim_args": "momentum"}, "optim_args: got 'momentum'; write key=value"),
+        ("auto", {"optim": "sgd", "optim_args": "momentum=-2"}, "optim: sgd, .*Invalid momentum value: -2.0"),
+        ("auto", {"optim": "sgd", "optim_args": "momentun=0.9"}, "optim_args: momentun: sgd takes no such argument"),
+        ("auto", {"optim_args": "momentum=0.9"}, "optim_args: momentum: adamw_torch.* takes no such argument"),
+        ("auto", {"lr_scheduler_kwargs": {"a": 1}}, "lr_scheduler_type: linear, lr_scheduler_kwargs: .*'a'"),
     ],
 )
 def test_an_argument_that_is_refused_is_named_in_one_line(tmp_path, precision, given, message):
@@ -901,6 +912,13 @@ def test_a_machine_without_a_gpu_says_what_it_cannot_do(tmp_path, precision, giv
     with pytest.raises(InputError, match=f"^{message}") as caught:
         arguments_for(tmp_path, precision, **given)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_blocks_to_compute_twice_is_refused(tmp_path):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])
+    model = FrameClassifierForVideoClassification(FrameClassifierConfig(image_config=config, image_size=32))
+    with pytest.raises(InputError, match="^gradient_checkpointing: True: the model has no blocks to compute twice"):
+        build(tmp_path, model, gradient_checkpointing=True)
 
 
 def test_a_launcher_that_asks_for_fp16_on_a_cpu_is_refused(tmp_path, monkeypatch):

@@ -228,6 +228,17 @@ def test_lora_trains_the_head_and_small_matrices_and_merges_to_the_same(name, tm
     assert torch.equal(scores(loaded, name), scores(merged, name))
 
 
+def test_lora_goes_over_an_attentive_probe_that_was_trained(tmp_path):
+    probe = apply_tuning(build_model(), "attentive_probe", probe_blocks=1)
+    model = steps(apply_tuning(copy.deepcopy(probe), "lora", lora_dropout=0.0), "videomae")
+    trained = trainable(model)
+    assert any("lora_B" in key for key in trained) and any("probes.0" in key for key in trained)
+    merged = merged_model(model)
+    assert torch.allclose(scores(merged, "videomae"), scores(model, "videomae"), atol=1e-5)
+    model.save_pretrained(tmp_path)
+    assert_same(weights(with_adapter(probe, str(tmp_path))), weights(merged))
+
+
 def test_an_adapter_continues_where_it_was_saved(tmp_path):
     model = steps(apply_tuning(build_model(), "lora", base_model="some/base", revision="v1"), "videomae")
     model.save_pretrained(tmp_path)

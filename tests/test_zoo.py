@@ -1,4 +1,4 @@
-"""Networks of pytorchvideo and torchvision, and frame models, against the libraries' own."""
+"""Networks of pytorchvideo and torchvision, and frame models, against the libraries' own; and our small one."""
 
 import json
 import pickle
@@ -42,7 +42,9 @@ from video_files import write_folder_dataset
 from vidtune.models.auto import clip_settings, load_classifier, load_model, read_config
 from vidtune.models.configurations import ARCHITECTURES
 from vidtune.models.processors import load_processors, normalisation
+from vidtune.models.tuning import apply_tuning
 from vidtune.models.zoo import slow_pathway
+from vidtune.training.optimization import layer_ids
 
 LABELS = ["a", "b", "c"]
 MVIT = {
@@ -75,7 +77,9 @@ TINY = {
     "s3d": (16, 224, {}),
     "mvit_v2_s": (4, 32, {"depths": [1, 2], "embed_dim": 8}),
     "swin3d_t": (4, 32, SWIN),
+    "motion_cnn": (4, 32, {"width": 2}),
 }
+OURS = {"motion_cnn"}
 
 
 def library_network(name, num_classes=3):
@@ -176,7 +180,7 @@ PUBLISHED = {
 
 
 def test_every_architecture_is_tested():
-    assert PUBLISHED.keys() == ARCHITECTURES.keys()
+    assert PUBLISHED.keys() == ARCHITECTURES.keys() - OURS
     assert ARCHITECTURES.keys() - TINY.keys() == {"x3d_s", "x3d_m", "x3d_l", "swin3d_s", "swin3d_b"}
 
 
@@ -195,7 +199,7 @@ def test_a_full_network_has_the_tensors_of_its_library(name):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", sorted(TINY.keys() - OURS))
 def test_weights_of_the_library_give_its_logits(name, tmp_path):
     network = library_network(name)
     state = network.state_dict()
@@ -257,6 +261,54 @@ def test_weights_go_with_a_new_network_of_a_library_only(tmp_path):
     expected = "weights: w.pth: goes with config_name: one of x3d_xs, "
     assert refused(load_model, videomae, None, weights="w.pth").startswith(expected)
     assert refused(load_model, tiny_config("x3d_xs"), "folder", weights="w.pth").startswith(expected)
+
+
+# Our own
+
+
+def test_the_motion_cnn_is_two_convolutions_and_two_residual_blocks_over_frame_differences():
+    model = load_model(read_config(None, "motion_cnn", {}, LABELS), None)[0].eval()
+    assert model.num_parameters() == 858_739  # 0.86 million with 3 labels
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:
+            tensor.add_(0.01 * torch.rand_like(tensor))
+    state = {name.removeprefix("backbone."): tensor for name, tensor in model.state_dict().items()}
+
+    def convolution(features, place, norm, **options):
+        features = F.conv3d(features, state[f"{place}.weight"], **options)
+        mean, variance = (state[f"{norm}.running_{name}"] for name in ("mean", "var"))
+        return F.batch_norm(features, mean, variance, state[f"{norm}.weight"], state[f"{norm}.bias"])
+
+    pixels = clips(6, 32)
+    features = (pixels[:, 1:] - pixels[:, :-1]).transpose(1, 2)
+    features = convolution(features, "stem.0", "stem.1", stride=(1, 2, 2), padding=(1, 2, 2)).relu()
+    features = convolution(features, "stem.3", "stem.4", stride=(1, 2, 2), padding=1).relu()
+    for block in ("blocks.0", "blocks.1"):
+        branch = convolution(features, f"{block}.conv1.0", f"{block}.conv1.1", stride=2, padding=1).relu()
+        branch = convolution(branch, f"{block}.conv2.0", f"{block}.conv2.1", padding=1)
+        shortcut = convolution(features, f"{block}.downsample.0", f"{block}.downsample.1", stride=2)
+        features = (branch + shortcut).relu()
+    expected = features.mean((2, 3, 4)) @ state["classifier.weight"].T + state["classifier.bias"]
+    assert torch.allclose(logits(model, pixels), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_motion_cnn_sees_motion_alone():
+    model = tiny_model("motion_cnn")
+    pixels = clips_of(model)
+    assert torch.allclose(logits(model, pixels + 3), logits(model, pixels), atol=1e-5)
+    frozen = pixels[:, :1].expand_as(pixels)
+    assert torch.equal(logits(model, frozen), logits(model, torch.zeros_like(pixels)))
+    assert not torch.allclose(logits(model, pixels.flip(1)), logits(model, pixels), atol=1e-5)
+
+
+def test_the_layers_of_the_motion_cnn_are_its_two_blocks():
+    model = tiny_model("motion_cnn")
+    ids = layer_ids(model)
+    places = ("stem.0", "stem.4", "blocks.0.conv1.0", "blocks.0.downsample.0", "blocks.1.conv2.1")
+    assert [ids[f"backbone.{place}.weight"] for place in places] == [0, 0, 1, 1, 2]
+    assert ids["classifier.weight"] == ids["classifier.bias"] == 3
+    apply_tuning(model, "partial", unfreeze_layers=1)
+    assert {ids[name] for name, value in model.named_parameters() if value.requires_grad} == {2, 3}
 
 
 # Models of transformers
@@ -425,6 +477,18 @@ def test_drop_path_and_head_dropout_come_from_the_configuration():
             "config_overrides: x3d_xs: can't be loaded: head_dropout: got 1.5",
         ),
         ("x3d_xs", {}, (4, 16), "config_overrides: x3d_xs: can't be loaded: Crop size doesn't match spatial stride!"),
+        (
+            "motion_cnn",
+            {},
+            (1, 32),
+            "config_overrides: motion_cnn: can't be loaded: num_frames: got 1; motion_cnn comp",
+        ),
+        (
+            "motion_cnn",
+            {"arguments": {"width": 0}},
+            (),
+            "config_overrides: motion_cnn: can't be loaded: width: got 0;",
+        ),
         ("slowfast_r50", {}, (30, 224), "num_frames: got 30; give a multiple of 4"),
         ("mvit_v2_s", {}, (16, 222), "image_size: got 222; give a multiple of 4"),
         ("s3d", {}, (10, 224), "num_frames: got 10; give a multiple of 8"),
@@ -599,7 +663,7 @@ def dataset(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["x3d_xs", "slowfast_r50", "mc3_18", "vit"])
+@pytest.mark.parametrize("name", ["x3d_xs", "slowfast_r50", "mc3_18", "motion_cnn", "vit"])
 def test_a_model_trains_is_published_and_predicts(name, dataset, tmp_path, capsys):
     run = tmp_path / "run"
     frames, size, overrides = (4, 32, VIT) if name == "vit" else TINY[name]

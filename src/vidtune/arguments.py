@@ -15,9 +15,11 @@ from typing import Any, NoReturn, get_type_hints
 
 from vidtune.contradictions import check_together
 from vidtune.errors import InputError
-from vidtune.schema import accepts, check_value, parse_word, read_yaml, training_fields
+from vidtune.schema import accepts, check_value, item_type, parse_word, read_yaml, training_fields
 
-PATHS = set("dataset prepared model_name_or_path config_name weights output_dir resume_from_checkpoint".split())
+PATHS = set(
+    "dataset prepared model_name_or_path config_name weights output_dir resume_from_checkpoint model output".split()
+)
 """Options in which `~` is the home folder, in a YAML as on the command line."""
 
 # Answered by us, or of no use in a run that is described by a file.
@@ -30,6 +32,10 @@ REFUSED_TRAINING_FIELDS = {
     "do_predict": "finetune always scores the test split; leave it out",
     "dataloader_drop_last": "it would drop videos from the scores, too; leave it out",
     "train_sampling_strategy": "videos are drawn in random order, the same on any number of processes; leave it out",
+    "prediction_loss_only": "the scores need the predictions; leave it out",
+    "batch_eval_metrics": "the videos of a split are scored together; leave it out",
+    "eval_do_concat_batches": "the videos of a split are scored together; leave it out",
+    "use_liger_kernel": "its kernels are of language models; leave it out",
     "hub_strategy": "the finished model is published once, at the end; leave it out",
     "hub_always_push": "the finished model is published once, at the end; leave it out",
     "hub_revision": "the finished model is published to the main branch; leave it out",
@@ -99,7 +105,9 @@ def _hints(section: type) -> dict[str, Any]:
 def _from_command_line(text: str | list[str], hint: Any) -> Any:
     if isinstance(text, list):
         values = [parse_word(item) for item in text]
-        return values[0] if len(values) == 1 and isinstance(values[0], list) else values
+        if len(text) == 1 and isinstance(values[0], list) and text[0].startswith("["):
+            return values[0]
+        return text if accepts(item_type(hint), str) else values  # names may look like numbers, or like YAML
     if text.lower() in ("none", "null") and accepts(hint, type(None)):
         return None
     is_free_text = accepts(hint, str) and not any(accepts(hint, kind) for kind in (bool, list, dict))

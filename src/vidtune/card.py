@@ -11,6 +11,7 @@ from typing import Any
 
 _METRICS = (  # key in a report, the Hub's metric type, title
     ("accuracy", "accuracy", "Accuracy"),
+    ("mean_average_precision", "mean_average_precision", "Mean average precision"),
     ("top5_accuracy", "top_5_accuracy", "Top-5 accuracy"),
     ("macro_f1", "f1", "Macro F1"),
 )
@@ -27,6 +28,7 @@ def model_card(
     dataset: str,
     dataset_on_hub: bool,
     license: str | None,
+    pictures: Sequence[str] | None = None,
 ) -> str:
     """Write the README.md of a trained model; secrets and the path of the home folder are taken out.
 
@@ -38,6 +40,7 @@ def model_card(
         dataset: Hub id or path of the dataset.
         dataset_on_hub: Whether `dataset` is a Hub id.
         license: The Hub's name of a license (`apache-2.0`, `cc-by-nc-4.0`), or None to state none.
+        pictures: Names of the pictures that stand beside the card, as does `report.html` then; None if neither does.
 
     Returns:
         The card: YAML metadata, then Markdown.
@@ -60,7 +63,7 @@ def model_card(
             metric_value=float(metrics[scored][key]),
         )
         for key, metric_type, title in _METRICS
-        if scored and _is_number(metrics[scored][key])
+        if scored and _is_number(metrics[scored].get(key))
     ]
     metadata = ModelCardData(
         library_name="transformers",
@@ -77,24 +80,28 @@ def model_card(
     if clip.get("sampling") == "segments":
         clip.pop("fps", None)  # of dense clips only
     hardware = [(key, environment[key]) for key in ("hardware", "platform", "python", "commit")]
+    config = report["config"]
+    is_adapter = config.get("tuning") == "lora" and not config.get("merge_lora")
+    columns = [(key, title) for key, _, title in _METRICS if any(key in part for part in metrics.values())]
     body = [
         f"# {_inline(name)}",
         _summary(report, base_model, dataset_name),
         "## Results",
         _table(
-            ["split", *(title for _, _, title in _METRICS), "videos scored", "videos failed"],
+            ["split", *(title for _, title in columns), "videos scored", "videos failed"],
             [
                 [
                     split,
-                    *(_score(part[key]) for key, _, _ in _METRICS),
+                    *(_score(part.get(key)) for key, _ in columns),
                     part["videos"],
                     _count(part["failed"]),
                 ]
                 for split, part in metrics.items()
             ],
         ),
+        *([] if pictures is None else _page_and_pictures(pictures)),
         "## Usage",
-        _usage(repo_id, report["clip"]["num_frames"]),
+        _usage(repo_id, model_type, report["clip"]["num_frames"], is_adapter),
         "## Clips",
         "How frames are drawn from a video:",
         _table(["setting", "value"], list(clip.items())),
@@ -104,6 +111,64 @@ def model_card(
             [[split, part["videos"], _count(part["failed"])] for split, part in report["data"].items()],
         ),
         _details(f"{len(labels)} labels", _table(["id", "label"], list(enumerate(labels)))),
+        "## Training",
+        f"It took {report['seconds'] / 60:.1f} minutes with",
+        _fenced(report["command"], "bash"),
+        _details("Configuration", _fenced(_yaml(config), "yaml")),
+        _details("Environment", _table(["what", "value"], [*hardware, *environment["packages"].items()])),
+    ]
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(body) + "\n"))
+
+
+def pretraining_card(
+    repo_id: str | None,
+    report: Mapping[str, Any],
+    *,
+    base_model: str | None,
+    dataset: str,
+    dataset_on_hub: bool,
+    license: str | None,
+) -> str:
+    """Write the README.md of a pre-trained model, with its picture `reconstructions.png`.
+
+    The arguments are those of `model_card`; the report has `masking`, and no labels.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    model, masking, environment = report["model"], report["masking"], report["environment"]
+    dataset_name = dataset if dataset_on_hub else Path(dataset).name
+    name = repo_id.split("/")[-1] if repo_id else f"{model['type']}-{Path(dataset).name}"
+    metadata = ModelCardData(
+        library_name="transformers",
+        base_model=base_model if _is_hub_id(base_model) else None,  # the Hub refuses a path
+        datasets=[dataset] if dataset_on_hub else None,
+        license=license,
+        tags=["masked-autoencoding", "video", "vidtune", model["type"]],
+        model_name=name,
+    )
+    started = f"from {_inline(base_model if _is_hub_id(base_model) else Path(base_model).name)}" if base_model else ""
+    rows = [[split, part["videos"], _count(part["failed"])] for split, part in report["data"].items()]
+    scores = {split: _score(part["loss"]) for split, part in report["metrics"].items()}
+    hardware = [(key, environment[key]) for key in ("hardware", "platform", "python", "commit")]
+    body = [
+        f"# {_inline(name)}",
+        f"A {_inline(model['type'])} pre-trained {started or 'from scratch'} on videos of {_inline(dataset_name)}, of"
+        f" which no label was read, with the vidtune recipe {_inline(report['recipe'])}: it sees"
+        f" {masking['patches'] - masking['hidden']} of the {masking['patches']} patches of a clip and fills in the"
+        f" rest. It has {model['parameters']:,} parameters, its decoder, which fine-tuning leaves out, among them.",
+        "## Fine-tuning",
+        _fenced(
+            f"python recipes/finetune.py --model_name_or_path {repo_id or 'path/to/this/folder'} --dataset my_videos",
+            "bash",
+        ),
+        "## Reconstructions",
+        "Of each video of the validation split: the clip, what the model sees of it, and what it makes of the rest.",
+        "![clips, what is seen of them, what is made of the rest](reconstructions.png)",
+        "## Data",
+        _table(
+            ["split", "videos", "failed to decode", "mean squared error"],
+            [[*row, scores.get(row[0], "-")] for row in rows],
+        ),
         "## Training",
         f"It took {report['seconds'] / 60:.1f} minutes with",
         _fenced(report["command"], "bash"),
@@ -134,19 +199,43 @@ def _summary(report: Mapping[str, Any], base_model: str | None, dataset: str) ->
     return text
 
 
-def _usage(repo_id: str | None, num_frames: int) -> str:
+def _page_and_pictures(pictures: Sequence[str]) -> list[str]:
+    link = (
+        "More, and the videos it is wrong about, in [report.html](report.html): download it and open it in a browser;"
+        " it needs nothing else."
+    )
+    return [link, *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in pictures)]
+
+
+def _usage(repo_id: str | None, model_type: str, num_frames: int, is_adapter: bool) -> str:
+    from vidtune.models import configurations
+    from vidtune.models.registration import MODELS
+
+    own = model_type in {getattr(configurations, name).model_type for name in MODELS}
+    model = json.dumps(repo_id or "path/to/this/folder")
     # From a path the pipeline would decode with torchcodec, which needs FFmpeg; PyAV carries its own.
-    code = f"""\
-from transformers import pipeline
+    video = f'video, _ = load_video("video.mp4", num_frames={num_frames}, backend="pyav")'
+    if is_adapter:  # the pipeline would take the labels of its base
+        code = f"""\
+from transformers.video_utils import load_video
+from vidtune.evaluation import predict_frames
+
+{video}
+print(predict_frames({model}, video).probabilities)"""
+    else:
+        registered = "import vidtune  # tells transformers of this model\n" if own else ""
+        code = f"""\
+{registered}from transformers import pipeline
 from transformers.video_utils import load_video
 
-classify = pipeline("video-classification", model={json.dumps(repo_id or "path/to/this/folder")})
-video, _ = load_video("video.mp4", num_frames={num_frames}, backend="pyav")
+classify = pipeline("video-classification", model={model})
+{video}
 print(classify(video, num_frames={num_frames}))"""
+    from_path = "" if is_adapter else ' Where torchcodec finds FFmpeg, `"video.mp4"` can be given as it is.'
+    needed = "the library vidtune" if own or is_adapter else "`pip install transformers torch torchvision av`"
     return (
-        f"{_fenced(code, 'python')}\n\nThis needs `pip install transformers torch torchvision av` and takes"
-        f" {num_frames} frames, evenly spread over the video. The results above may be means over several"
-        ' clips and crops of each. Where torchcodec finds FFmpeg, `"video.mp4"` can be given as it is.'
+        f"{_fenced(code, 'python')}\n\nThis needs {needed} and takes {num_frames} frames, evenly spread over the"
+        f" video. The results above may be means over several clips and crops of each.{from_path}"
     )
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 from vidtune.errors import InputError
 
 if TYPE_CHECKING:
-    from vidtune.options import DataArguments, ModelArguments, SourceArguments, TuningArguments
+    from vidtune.options import (
+        DataArguments,
+        EvaluateArguments,
+        ModelArguments,
+        PredictArguments,
+        PretrainArguments,
+        SourceArguments,
+        TuningArguments,
+    )
 
 GOES_WITH = {
     "unfreeze_layers": ("partial",),
@@ -47,8 +55,22 @@ def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> 
     if tuning := sections.get("tuning"):
         _check_tuning(tuning, training)
         _check_learning_rate(tuning, training)
+        _check_learning_rate_steps(tuning.learning_rate_steps, training)
         if tuning.tuning == "attentive_probe":
             _check_probes(tuning, training)
+    for name in ("export", "app"):
+        if (section := sections.get(name)) and not section.model:
+            raise InputError("model: missing; give --model with the folder of a run, or a Hub id")
+    if app := sections.get("app"):
+        _check_stride(app.window_seconds, app.stride_seconds)
+    if pretraining := sections.get("pretraining"):
+        _check_learning_rate(pretraining, training)
+        if model and model.weights:
+            raise InputError(f"weights: {model.weights}: a new videomae takes none of another library; leave it out")
+        if smoothing := training.get("label_smoothing_factor"):
+            raise InputError(f"label_smoothing_factor: {smoothing}: pre-training reads no labels; leave it out")
+        if (metric := training.get("metric_for_best_model", "loss")).removeprefix("eval_") != "loss":
+            raise InputError(f"metric_for_best_model: got {metric!r}; pre-training has only loss")
     if model and tuning and tuning.tuning != "full" and not model.model_name_or_path:
         if not model.weights:
             raise InputError(
@@ -64,6 +86,10 @@ def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> 
         for name in ("rand_augment", "random_erasing"):
             if getattr(tuning, name):
                 raise InputError(f"{name}: train_transform: {data.train_transform} replaces it; give one of them")
+    if evaluation := sections.get("evaluation"):
+        _check_evaluation(evaluation)
+    if predict := sections.get("predict"):
+        _check_predict(predict)
     for name, identifier in (("publish", "hub_model_id"), ("prepare", "hub_dataset_id")):
         section = sections.get(name)
         if section and section.push_to_hub and not getattr(section, identifier):
@@ -96,10 +122,27 @@ def _check_data(data: "DataArguments") -> None:
         low, high = getattr(data, name)
         if low > high:
             raise InputError(f"{name}: got [{low}, {high}]; give the smaller number first")
-    if data.fps is not None and data.sampling == "segments":
-        raise InputError(f"fps: {data.fps} goes with sampling: dense; segments span the whole video")
+    _check_sampling(data.sampling, data.fps, data.frame_stride)
     if data.train_transform and ":" not in data.train_transform:
         raise InputError(f"train_transform: got {data.train_transform!r}; write module:function")
+
+
+def _check_evaluation(evaluation: "EvaluateArguments") -> None:
+    _check_sampling(evaluation.sampling, evaluation.fps, evaluation.frame_stride)
+    if bool(evaluation.model) == bool(evaluation.predictions):
+        raise InputError(
+            f"model: {evaluation.model or 'missing'}; give either --model, or --predictions of runs that were scored"
+        )
+    if evaluation.predictions and evaluation.shortcuts:
+        raise InputError("shortcuts: True needs the model, not its predictions; give --model")
+
+
+def _check_sampling(sampling: str | None, fps: float | None, frame_stride: int | None) -> None:
+    for name, value in (("fps", fps), ("frame_stride", frame_stride)):
+        if value is not None and sampling == "segments":
+            raise InputError(f"{name}: {value} goes with sampling: dense; segments span the whole video")
+    if fps is not None and frame_stride is not None:
+        raise InputError(f"fps: {fps} and frame_stride: {frame_stride} are two ways to say it; give one of them")
 
 
 def _check_model(model: "ModelArguments", training: Mapping[str, Any]) -> None:
@@ -110,8 +153,6 @@ def _check_model(model: "ModelArguments", training: Mapping[str, Any]) -> None:
         )
     if not model.model_name_or_path and not model.config_name:
         raise InputError("model_name_or_path: missing; give a checkpoint to fine-tune, or --config_name videomae")
-    if model.config_overrides and not model.config_name:
-        raise InputError("config_overrides: goes with config_name; a checkpoint keeps its own configuration")
     for name in ("bf16", "fp16"):
         if training.get(name) and model.precision not in ("auto", name):
             raise InputError(f"{name}: {training[name]} contradicts precision: {model.precision}; give one of them")
@@ -153,7 +194,7 @@ def _check_tuning(tuning: "TuningArguments", training: Mapping[str, Any]) -> Non
         )
 
 
-def _check_learning_rate(tuning: "TuningArguments", training: Mapping[str, Any]) -> None:
+def _check_learning_rate(tuning: "TuningArguments | PretrainArguments", training: Mapping[str, Any]) -> None:
     base, given = tuning.base_learning_rate, training.get("learning_rate")
     if base is not None and given is not None:
         raise InputError(
@@ -167,9 +208,11 @@ def _check_learning_rate(tuning: "TuningArguments", training: Mapping[str, Any])
             raise InputError(f"min_learning_rate: {least} goes with lr_scheduler_type: cosine; add it")
         if least > (base or given or 5e-5):
             raise InputError(f"min_learning_rate: {least} is above the learning rate, {base or given or 5e-5}")
-    steps = tuning.learning_rate_steps
+
+
+def _check_learning_rate_steps(steps: list[float] | None, training: Mapping[str, Any]) -> None:
     if steps is not None:
-        if schedule is not None:
+        if schedule := training.get("lr_scheduler_type"):
             raise InputError(f"learning_rate_steps: {steps} and lr_scheduler_type: {schedule} exclude each other")
         if steps != sorted(set(steps)):
             raise InputError(f"learning_rate_steps: got {steps}; give epochs in ascending order")
@@ -178,6 +221,30 @@ def _check_learning_rate(tuning: "TuningArguments", training: Mapping[str, Any])
             raise InputError(
                 f"learning_rate_steps: {steps[-1]} is not before the end of training, num_train_epochs: {epochs}"
             )
+
+
+def _check_predict(predict: "PredictArguments") -> None:
+    if not predict.model:
+        raise InputError("model: missing; give --model with the folder of a run, or a Hub id")
+    if not predict.input:
+        raise InputError("input: missing; give --input with videos, or folders of videos")
+    _check_sampling(predict.sampling, predict.fps, predict.frame_stride)
+    window, stride = predict.window_seconds, predict.stride_seconds
+    if (window is None) != (stride is None):
+        given, missing = ("window", "stride") if stride is None else ("stride", "window")
+        raise InputError(f"{missing}_seconds: missing; {given}_seconds needs it, as --{missing}_seconds 1")
+    if window is not None and stride is not None:
+        _check_stride(window, stride)
+    if window is not None and predict.temporal_views > 1:
+        raise InputError(f"temporal_views: {predict.temporal_views}: a window is one clip; leave it out")
+
+
+def _check_stride(window_seconds: float, stride_seconds: float) -> None:
+    if stride_seconds > window_seconds:
+        raise InputError(
+            f"stride_seconds: {stride_seconds:g} is more than window_seconds: {window_seconds:g}, so that parts would "
+            "not be seen; make it smaller"
+        )
 
 
 def _check_probes(tuning: "TuningArguments", training: Mapping[str, Any]) -> None:

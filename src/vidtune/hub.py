@@ -23,7 +23,7 @@ def check_access(repo_id: str, private: bool | None = None, repo_type: str = "mo
     Args:
         repo_id: `user/name`, or `name` for a repository of the token's own user.
         private: Whether a repository created here is private; None is the Hub's default.
-        repo_type: `model` or `dataset`.
+        repo_type: `model`, `dataset` or `space`.
 
     Returns:
         The full `user/name`.
@@ -35,12 +35,16 @@ def check_access(repo_id: str, private: bool | None = None, repo_type: str = "mo
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    field, token = f"hub_{repo_type}_id", get_token()
+    is_space, token = repo_type == "space", get_token()
+    field = "push_to_hub" if is_space else f"hub_{repo_type}_id"
     if token is None:
         raise InputError(f"{field}: no token to publish {repo_id!r}: run `hf auth login` or set HF_TOKEN")
     api = HfApi(token=token)
     try:
-        full_id: str = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
+        sdk = "gradio" if is_space else None
+        full_id: str = api.create_repo(
+            repo_id, private=private, repo_type=repo_type, exist_ok=True, space_sdk=sdk
+        ).repo_id
         # `exist_ok` also passes on a repository that the token can only read.
         api.auth_check(full_id, repo_type=repo_type, write=True)
     except HFValidationError as error:
@@ -124,7 +128,7 @@ def publish(
         files: Names relative to `folder`; nothing else is uploaded.
         message: Title of the commit.
         waits: Seconds before each further attempt.
-        repo_type: `model` or `dataset`.
+        repo_type: `model`, `dataset` or `space`.
 
     Returns:
         The URL of the commit.

@@ -70,6 +70,7 @@ class DataArguments:
     fps: Annotated[float, Field(gt=0)] | None = option(
         None, "frames per second of a dense clip (default: the model's, else 7.5)"
     )
+    frame_stride: Count | None = option(None, "a dense clip takes every so many-th frame of the file; instead of fps")
     temporal_views: Count = option(1, "clips of each video that an evaluation averages")
     spatial_crops: Literal[1, 3] = option(1, "crops of each clip that an evaluation averages")
     crop_scale: Annotated[list[Area], Field(min_length=2, max_length=2)] = option(
@@ -100,7 +101,9 @@ class ModelArguments:
     config_name: Text | None = option(
         None, "train from scratch: a model type such as videomae, a folder or a JSON file"
     )
-    config_overrides: dict[str, Any] = option({}, "fields of that configuration to change: {num_frames: 8}")
+    config_overrides: dict[str, Any] = option(
+        {}, "fields of the model's configuration to change: {use_mean_pooling: true}"
+    )
     weights: Text | None = option(
         None, "file of weights that the library of such a configuration publishes: x3d_s.pyth, r3d_18.pth"
     )
@@ -168,11 +171,30 @@ class TuningArguments:
         None, "weight of each label's loss, as {fight: 2, noFight: 1}; balanced: one over its share of the videos"
     )
     balanced_sampling: bool = option(False, "draw videos so that each label is equally likely")
+    videos_per_label: Count | None = option(
+        None, "train on so many videos of each label only, drawn by the seed (default: on all)"
+    )
     focal_gamma: NotNegative = option(0.0, "how much less a video counts that the model is sure of; 0 is off")
     early_stopping_patience: Count | None = option(
         None, "evaluations without a better metric_for_best_model after which training ends"
     )
     flip_guard: bool = option(True, "refuse horizontal_flip where two labels differ by left and right only")
+
+
+@dataclass
+class PretrainArguments:
+    """What is hidden of the clips, and how fast the model learns to fill it in."""
+
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = option(
+        0.9, "share of the patches of a clip that is hidden, the same in all frames"
+    )
+    num_sample: Count = option(1, "clips of each video from one decode, each cropped and hidden on its own")
+    base_learning_rate: Positive | None = option(
+        None, "learning rate for a total batch of 256, scaled to this run's; instead of learning_rate"
+    )
+    min_learning_rate: NotNegative | None = option(
+        None, "where cosine ends (default: 0); for a total batch of 256 if base_learning_rate is"
+    )
 
 
 @dataclass
@@ -184,6 +206,69 @@ class PublishArguments:
     hub_private_repo: bool | None = option(None, "make that repository private if it is new")
     hub_license: Text | None = option(None, "licence of the model, as the Hub spells it: apache-2.0, mit, ...")
     overwrite: bool = option(False, "replace the run that output_dir already holds")
+
+
+@dataclass
+class PredictArguments:
+    """What is predicted, and how."""
+
+    model: Text | None = option(None, "folder of a run, Hub id, or exported model (model.onnx, or a folder with one)")
+    model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    input: list[Text] = option(
+        [],
+        "videos, folders, patterns such as 'clips/**/*.mp4', lists (.txt, a path a line, or .csv with a column video; "
+        "paths relative to the list), or - for paths from standard input",
+    )
+    output: Text | None = option(
+        None, "table to write: .csv, .jsonl or .parquet; without it, labels are printed, and nothing is kept"
+    )
+    top_k: Count = option(5, "labels to give of each video")
+    sampling: Literal["segments", "dense"] | None = option(
+        None, "segments or dense, for a model that doesn't say itself (default: segments)"
+    )
+    fps: Positive | None = option(None, "frames per second of a dense clip, for a model that doesn't say itself")
+    frame_stride: Count | None = option(None, "a dense clip takes every so many-th frame of the file; instead of fps")
+    temporal_views: Count = option(1, "clips of each video to average")
+    spatial_crops: Literal[1, 3] = option(1, "crops of each clip to average")
+    window_seconds: Positive | None = option(None, "label windows of this length instead of whole videos")
+    stride_seconds: Positive | None = option(None, "from the start of a window to that of the next")
+    batch_size: Count = option(8, "clips that the model reads at once")
+    num_workers: Annotated[int, Field(ge=0)] | None = option(
+        None, "processes that decode (default: one a core); 0 decodes between batches"
+    )
+    decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: PyAV, which brings its own FFmpeg")
+    overwrite: bool = option(False, "replace what output holds instead of adding to it")
+
+
+@dataclass
+class EvaluateArguments:
+    """What is scored, and how."""
+
+    model: Text | None = option(None, "folder of a run, or Hub id")
+    model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    predictions: Annotated[list[Text], Field(min_length=1)] | None = option(
+        None, "instead of a model: predictions.parquet of one run or more, as of the folds of a dataset, scored as one"
+    )
+    split: Text = option("test", "which split of the dataset to score: train, validation or test")
+    temporal_views: Count = option(1, "clips of each video that are averaged")
+    spatial_crops: Literal[1, 3] = option(1, "crops of each clip that are averaged")
+    sampling: Literal["segments", "dense"] | None = option(
+        None,
+        "for a model that doesn't say: segments, one frame of each of num_frames equal parts of the video (default), "
+        "or dense, consecutive frames at --fps",
+    )
+    fps: Annotated[float, Field(gt=0)] | None = option(
+        None, "frames per second of a dense clip (default: the model's, else 7.5)"
+    )
+    frame_stride: Count | None = option(None, "a dense clip takes every so many-th frame of the file; instead of fps")
+    average: Literal["probabilities", "logits"] = option("probabilities", "what is averaged over the views of a video")
+    calibrate: bool = option(
+        False, "fit the temperature on the validation split anew, also where the model has one, and keep it there"
+    )
+    shortcuts: bool = option(False, "score frames shuffled, reversed and frozen as well: does the model use time?")
+    compare: Text | None = option(None, "folder or report.json of another model to compare with on the same videos")
+    decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: PyAV, which brings its own FFmpeg")
+    overwrite: bool = option(False, "replace the evaluation that output_dir already holds")
 
 
 @dataclass
@@ -232,3 +317,42 @@ class BenchmarkArguments:
     )
     num_clips: Count = option(10_000, "clips of memory")
     seed: Seed = option(42, "seed of the choice of videos, of the augmentation and of the model")
+
+
+@dataclass
+class QuickstartArguments:
+    """What the walk-through takes."""
+
+    model: Text | None = option(None, "checkpoint of the Hub or folder (default: a small new model, no network)")
+    video: Text | None = option(None, "a video file (default: one of the demo's)")
+
+
+@dataclass
+class ExportArguments:
+    """What is exported, and on which videos it is checked."""
+
+    model: Text | None = option(None, "folder of a run, or Hub id")
+    model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    output_dir: Text = option("outputs/export", "new folder of the exported model")
+    format: Literal["onnx", "torch_export"] = option(
+        "onnx", "onnx: model.onnx, for onnxruntime and others; torch_export: model.pt2, for PyTorch without this code"
+    )
+    dataset: Text = option("demo", "videos to check on, as finetune takes them; best those the model is for")
+    num_videos: Count = option(8, "videos to check on, evenly spread over the test split")
+    decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: PyAV, which brings its own FFmpeg")
+
+
+@dataclass
+class AppArguments:
+    """What the page shows, and where."""
+
+    model: Text | None = option(None, "folder of a run, Hub id, or exported model")
+    model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    window_seconds: Positive = option(2.0, "length of the windows of which longer videos get a timeline")
+    stride_seconds: Positive = option(1.0, "from the start of a window to that of the next")
+    max_upload_mb: Count = option(100, "largest file that the page takes, megabytes")
+    server_port: Annotated[int, Field(ge=1, le=65535)] | None = option(
+        None, "port of this machine (default: the first free one from 7860 on)"
+    )
+    push_to_hub: Text | None = option(None, "publish the page as a Space, user/name, instead of serving it here")
+    hub_private_repo: bool | None = option(None, "make that Space private if it is new")

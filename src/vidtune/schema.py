@@ -143,6 +143,13 @@ def accepts(hint: Any, kind: type) -> bool:
     return hint is kind or hint is Any or any(accepts(part, kind) for part in get_args(hint))
 
 
+def item_type(hint: Any) -> Any:
+    """The type of the items of a list, whatever the nesting of Annotated and unions; None where there is no list."""
+    if get_origin(hint) is list:
+        return get_args(hint)[0]
+    return next((found for part in get_args(hint) if (found := item_type(part)) is not None), None)
+
+
 def _choices(hint: Any) -> list[Any]:
     """The values of a Literal, whatever the nesting of Annotated and unions."""
     if get_origin(hint) is Literal:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
@@ -38,12 +39,18 @@ class ClipFormat:
         image_size: Height and width, pixels.
         sampling: `segments` (the whole video) or `dense` (consecutive frames).
         fps: Frames per second of a dense clip.
+        frame_stride: In place of `fps`: a dense clip takes every so many-th frame of the file, whatever its rate.
     """
 
     num_frames: int
     image_size: int
     sampling: str = "segments"
     fps: float = 7.5
+    frame_stride: int | None = None
+
+    def rate(self, video: Video) -> float:
+        """Frames per second of a dense clip of a video."""
+        return video.fps / self.frame_stride if self.frame_stride else self.fps
 
 
 class TrainingClips(TorchDataset[Item]):
@@ -108,7 +115,7 @@ class TrainingClips(TorchDataset[Item]):
 
     def _times(self, opened: Video, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
         if self.clip.sampling == "dense":
-            return random_dense(opened.duration_seconds, self.clip.num_frames, self.clip.fps, rng)
+            return random_dense(opened.duration_seconds, self.clip.num_frames, self.clip.rate(opened), rng)
         return random_segments(opened.duration_seconds, self.clip.num_frames, rng)
 
 
@@ -121,6 +128,8 @@ class EvaluationClips(TorchDataset[Item]):
         temporal_views: Clips over the length of a video.
         spatial_crops: 1 or 3 crops of each clip.
         decoder: `auto`, `torchcodec` or `pyav`.
+        frame_order: How the frames of each clip are put in order: takes their number and the `video_id`, returns
+            indices; None: as they are.
     """
 
     def __init__(
@@ -131,8 +140,9 @@ class EvaluationClips(TorchDataset[Item]):
         temporal_views: int = 1,
         spatial_crops: int = 1,
         decoder: str = "auto",
+        frame_order: Callable[[int, str], NDArray[np.int64]] | None = None,
     ) -> None:
-        self.videos, self.clip, self.decoder = videos, clip, decoder
+        self.videos, self.clip, self.decoder, self.frame_order = videos, clip, decoder, frame_order
         self.temporal_views, self.spatial_crops = temporal_views, spatial_crops
 
     def __len__(self) -> int:
@@ -148,6 +158,8 @@ class EvaluationClips(TorchDataset[Item]):
         except VideoError:
             views, size = self.temporal_views * self.spatial_crops, self.clip.image_size
             return _failed(item, (views, self.clip.num_frames, 3, size, size))
+        if self.frame_order:
+            pixels = pixels[:, self.frame_order(self.clip.num_frames, video["video_id"])]
         return item | {"pixel_values": pixels}
 
 
@@ -166,13 +178,39 @@ def evaluation_views(video: Video, clip: ClipFormat, temporal_views: int = 1, sp
     Raises:
         VideoError: If a frame can't be decoded.
     """
+    times = view_times(video, clip, video.duration_seconds, temporal_views)
+    moments, places = np.unique(times, return_inverse=True)
+    places = places.reshape(temporal_views, clip.num_frames)
+    # Each frame is cropped once, however many clips share it, and no more than one of full size is in memory.
+    views = np.empty((temporal_views, spatial_crops, clip.num_frames, 3, clip.image_size, clip.image_size), np.uint8)
+    for index, frame in enumerate(video.stream(moments.tolist(), slack_seconds(video, clip))):
+        crops = torch.cat(crop_views(frame[None], clip.image_size, spatial_crops)).numpy()
+        for view, position in np.argwhere(places == index):
+            views[view, :, position] = crops
+    return torch.from_numpy(views).flatten(0, 1)
+
+
+def view_times(
+    video: Video, clip: ClipFormat, duration_seconds: float, temporal_views: int = 1
+) -> NDArray[np.float64]:
+    """Give the times of the frames of all views.
+
+    Args:
+        video: The video.
+        clip: What a clip is.
+        duration_seconds: Length of the video, or of the part of it that the views are of.
+        temporal_views: Clips over that length, >= 1.
+
+    Returns:
+        Seconds from the start of it, `(temporal_views * num_frames,)`, those of the first clip first.
+    """
     if clip.sampling == "dense":
-        times = dense_views(video.duration_seconds, clip.num_frames, clip.fps, temporal_views)
+        times = dense_views(duration_seconds, clip.num_frames, clip.rate(video), temporal_views)
     else:
-        times = segment_views(video.duration_seconds, clip.num_frames, temporal_views)
-    frames = video.frames_at(np.concatenate(times).tolist(), slack_seconds(video, clip))
-    clips = torch.split(frames, clip.num_frames)
-    return torch.stack([view for part in clips for view in crop_views(part, clip.image_size, spatial_crops)])
+        times = segment_views(duration_seconds, clip.num_frames, temporal_views)
+    # The middle of the time that a frame is on screen: some containers round when it begins
+    middles: NDArray[np.float64] = (np.floor(np.concatenate(times) * video.fps + 1e-3) + 0.5) / video.fps
+    return middles
 
 
 def slack_seconds(video: Video, clip: ClipFormat) -> float:
@@ -362,9 +400,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _label(videos: Dataset, video: dict[str, Any]) -> int | torch.Tensor:
-    """The label of a row, or, where it has a list of them, a 1 for each: float32 `(num_labels,)`."""
+    """The label of a row, or, where it has a list of them, a 1 for each: float32 `(num_labels,)`; 0 without labels."""
     if "labels" not in video:
-        label: int = video["label"]
+        label: int = video.get("label", 0)
         return label
     several = torch.zeros(len(videos.features["labels"].feature.names))
     several[video["labels"]] = 1.0

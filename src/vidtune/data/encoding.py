@@ -67,14 +67,12 @@ def encode_video(video: Video, encoding: Encoding) -> tuple[bytes, dict[str, Any
     kept: dict[int, torch.Tensor] = {}
 
     def scaled() -> Iterator[torch.Tensor]:
-        shape, size = torch.Size(), [0, 0]
+        size = [0, 0]
         for index, frame in enumerate(video.stream(times)):
+            height, width = frame.shape[1:]
             if index == 0:
-                shape = frame.shape
-                size = list(stored_size(shape[1], shape[2], encoding.short_side, even=encoding.codec == "h264"))
-            if frame.shape != shape:
-                raise VideoError(f"its frames change size at {times[index]:g} s")
-            if list(shape[1:]) != size:
+                size = list(stored_size(height, width, encoding.short_side, even=encoding.codec == "h264"))
+            if [height, width] != size:
                 frame = F.resize(frame, size, antialias=True)
             if index in measured:
                 kept[index] = frame

@@ -11,13 +11,14 @@ from vidtune.errors import InputError
 logger = logging.getLogger(__name__)
 
 
-def read_folder(folder: Path, videos: Sequence[str], others: Sequence[str]) -> list[Row]:
+def read_folder(folder: Path, videos: Sequence[str], others: Sequence[str], labelled: bool = True) -> list[Row]:
     """Make rows of `class/*.mp4` or `split/class/*.mp4`, at any depth below the class.
 
     Args:
         folder: The dataset.
         videos: Its videos, relative to it; see `list_videos`.
         others: Its other files.
+        labelled: Whether folders are labels; else `*.mp4` or `split/*.mp4` will do, at any depth.
 
     Raises:
         InputError: If the folder holds no videos, or holds them outside of class folders.
@@ -31,7 +32,7 @@ def read_folder(folder: Path, videos: Sequence[str], others: Sequence[str]) -> l
     parts_of = {name: name.split("/") for name in videos}
     below = {"/".join(parts[:depth]) for parts in parts_of.values() for depth in (1, 2)}
     empty = [str(folder / name) for name in _class_folders(folder) if name not in below]
-    if empty:
+    if empty and labelled:
         logger.warning("dataset: %s: holds no videos, and is no class", ", ".join(empty))
     first_level = {parts[0] for parts in parts_of.values() if len(parts) > 1}
     others_than_splits = sorted(name for name in first_level if name.lower() not in SPLITS)
@@ -44,13 +45,13 @@ def read_folder(folder: Path, videos: Sequence[str], others: Sequence[str]) -> l
     rows = []
     for name, parts in parts_of.items():
         path = folder / name
-        if len(parts) < (3 if has_splits else 2):
+        if labelled and len(parts) < (3 if has_splits else 2):
             raise InputError(f"dataset: {path}: lies outside of a class folder; put it into one named for its label")
         if not path.is_file():
             raise InputError(f"dataset: {path}: is a link to a file that does not exist; fetch it, or remove the link")
-        split = SPLITS[parts[0].lower()] if has_splits else "train"
-        label = parts[1] if has_splits else parts[0]
-        rows.append({"video": str(path), "label": label, "split": split, "video_id": name})
+        split = SPLITS[parts[0].lower()] if has_splits and len(parts) > 1 else "train"
+        label = {"label": parts[1] if has_splits else parts[0]} if labelled else {}
+        rows.append({"video": str(path), **label, "split": split, "video_id": name})
     return rows
 
 

@@ -12,6 +12,7 @@ from datasets import (
     DatasetDict,
     Features,
     List,
+    Value,
     Video,
     concatenate_datasets,
     get_dataset_config_names,
@@ -19,14 +20,18 @@ from datasets import (
 )
 from huggingface_hub import HfApi
 
-from vidtune.data.rows import SPLITS, class_label, video_features
+from vidtune.data.rows import SPLITS, UNLABELLED, class_label, video_features
 from vidtune.errors import InputError, first_line
 
 HUB_TIMEOUT_SECONDS = 3.0
 
 
 def read_hub(
-    name: str, config: str | None = None, revision: str | None = None, group_column: str | None = None
+    name: str,
+    config: str | None = None,
+    revision: str | None = None,
+    group_column: str | None = None,
+    labelled: bool = True,
 ) -> DatasetDict:
     """Load a dataset with a `Video` column from the Hub, or from a folder that holds a copy.
 
@@ -38,13 +43,14 @@ def read_hub(
         config: Which of its configurations.
         revision: Branch, tag or commit on the Hub; what is read is the commit that it names now.
         group_column: The column that names the group; `group`, where there is one, by default.
+        labelled: Whether labels are read; else a column of videos will do.
 
     Raises:
         InputError: If it can't be reached, or has no such configuration, or no column of videos or of labels.
     """
     splits = _load(name, config, revision)
     features = next(iter(splits.values())).features
-    video, label = _hub_columns(features, name)
+    video, label = _hub_columns(features, name, labelled)
     if group_column and group_column not in features:
         raise InputError(
             f"split_by_group: {group_column!r} is no column of {name} (it has {', '.join(features)}); name one of them"
@@ -52,15 +58,15 @@ def read_hub(
     ids = _video_ids(splits)
     parts: dict[str, list[Dataset]] = {}
     columns: list[dict[str, list[Any]]] = []
-    labelled: list[tuple[Any, str, str]] = []
+    named: list[tuple[Any, str, str]] = []
     for split, part in splits.items():
         if split.lower() not in SPLITS:
             raise InputError(f"dataset: {name}: has a split {split!r}; only train, validation and test are known")
         columns.append(_hub_values(part, label, group_column or "group", ids[split], name))
         names = zip(columns[-1]["label"], ids[split], strict=True)
-        labelled += [(text, SPLITS[split.lower()], video_id) for text, video_id in names]
-    classes = class_label(labelled, name)
-    of_label = "labels" if isinstance(features[label], List) else "label"
+        named += [(text, SPLITS[split.lower()], video_id) for text, video_id in names]
+    classes = class_label(named, name, least=2 if labelled else 1)
+    of_label = "labels" if label and isinstance(features[label], List) else "label"
     wanted = video_features(classes, of_label, folds="fold" in features)
     for (split, part), values in zip(splits.items(), columns, strict=True):
         values[of_label] = [classes.str2int(text) for text in values.pop("label")]
@@ -122,8 +128,8 @@ def _check_config(name: str, config: str | None, commit: str | None, error: Exce
         raise InputError(f"dataset_config: {name} has no {config!r}; give one of {', '.join(configs)}") from None
 
 
-def _hub_columns(features: Features, name: str) -> tuple[str, str]:
-    """Which columns hold the videos and the labels."""
+def _hub_columns(features: Features, name: str, labelled: bool) -> tuple[str, str | None]:
+    """Which columns hold the videos and the labels; None where labels are not read."""
     videos = [column for column, feature in features.items() if isinstance(feature, Video)]
     labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
     if "label" in features:
@@ -131,7 +137,7 @@ def _hub_columns(features: Features, name: str) -> tuple[str, str]:
     elif isinstance(features.get("labels"), List):
         labels = ["labels"]
     found: list[str] = []
-    for word, candidates in (("video", videos), ("label", labels)):
+    for word, candidates in (("video", videos), ("label", labels))[: 2 if labelled else 1]:
         if word in candidates:
             candidates = [word]
         if len(candidates) != 1:
@@ -144,7 +150,7 @@ def _hub_columns(features: Features, name: str) -> tuple[str, str]:
                 "choose another, or list its videos in a table"
             )
         found += candidates
-    return found[0], found[1]
+    return found[0], found[1] if labelled else None
 
 
 def _video_ids(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:
@@ -156,7 +162,7 @@ def _video_ids(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:
     return {split: [f"{split}/{number}" for number in range(len(part))] for split, part in splits.items()}
 
 
-def _hub_values(part: Dataset, label: str, group: str, ids: list[str], name: str) -> dict[str, list[Any]]:
+def _hub_values(part: Dataset, label: str | None, group: str, ids: list[str], name: str) -> dict[str, list[Any]]:
     """What a row says of its video, by column of ours, the label as text; videos are not read."""
 
     def read(column: str) -> list[Any]:
@@ -165,7 +171,8 @@ def _hub_values(part: Dataset, label: str, group: str, ids: list[str], name: str
         values: list[Any] = part[column][:]
         return values
 
-    feature, labels, folds = part.features[label], read(label), read("fold")
+    feature, folds = part.features[label] if label else Value("string"), read("fold")
+    labels = read(label) if label else [UNLABELLED] * len(part)
     several = label == "labels" and isinstance(feature, List)
     of_one = feature.feature if several else feature
     for video_id, value, fold in zip(ids, labels, folds, strict=True):

@@ -89,11 +89,11 @@ class JpegVideo(Video):
         return self._shape
 
     def _frames(self, times: list[float], slack_seconds: float = 0.0) -> Iterator[Pixels]:
-        pixels = np.empty((*self._shape, 3), np.uint8)
-        position = -1
+        position, pixels = -1, np.empty((0, 0, 3), np.uint8)
         for time in times:
             index = self._index(time)
             if index != position:
+                pixels = np.empty((*self._shape, 3), np.uint8)
                 self._decode(index, pixels)
                 position = index
             yield pixels

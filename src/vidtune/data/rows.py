@@ -21,22 +21,30 @@ SPLITS = {
     "testing": "test",
 }
 
+UNLABELLED = "unlabelled"
+"""The label of all videos where labels are not read."""
+
 Row = dict[str, Any]
 
 
-def to_dataset(rows: Sequence[Row], source: str) -> DatasetDict:
-    """Turn rows into a dataset and check that a classifier can be trained on it.
+def to_dataset(rows: Sequence[Row], source: str, labelled: bool = True) -> DatasetDict:
+    """Turn rows into a dataset and check that a classifier can be trained on it, if they are labelled.
 
     Args:
         rows: `video` (path, or mapping of path and bytes), `label`, or `labels` in all rows, `split`, `video_id`, and
             optionally `group`, `start_seconds`, `end_seconds` and, in all rows or none, `fold`.
         source: What errors call the dataset.
+        labelled: Whether the labels are read; else all videos have the label UNLABELLED.
 
     Raises:
         InputError: If there is nothing to train on, only one class, a label that `train` lacks, or a video twice.
     """
+    if not labelled:
+        rows = [{name: row[name] for name in row if name != "labels"} | {"label": UNLABELLED} for row in rows]
     column = "labels" if rows and "labels" in rows[0] else "label"
-    classes = class_label([(row[column], row["split"], row["video_id"]) for row in rows], source)
+    classes = class_label(
+        [(row[column], row["split"], row["video_id"]) for row in rows], source, least=2 if labelled else 1
+    )
     features = video_features(classes, column, folds=bool(rows) and "fold" in rows[0])
     splits = {}
     for split in ("train", "validation", "test"):
@@ -70,17 +78,18 @@ def video_features(classes: ClassLabel, column: str = "label", folds: bool = Fal
     )
 
 
-def class_label(rows: Sequence[tuple[str | list[str], str, str]], source: str) -> ClassLabel:
+def class_label(rows: Sequence[tuple[str | list[str], str, str]], source: str, least: int = 2) -> ClassLabel:
     """Number the labels of train, once it is known that a classifier can be trained on the rows.
 
     Args:
         rows: Label or list of labels, split and id of each video.
         source: What errors call the dataset.
+        least: How many labels there must be.
     """
     names = {label for labels, split, _ in rows if split == "train" for label in as_list(labels)}
     if not any(split == "train" for _, split, _ in rows):
         raise InputError(f"dataset: {source}: has no split `train`; name one of its splits so")
-    if len(names) < 2:
+    if len(names) < least:
         found = f"one class only, {names.pop()!r}" if names else "no labels in train"
         raise InputError(f"dataset: {source}: has {found}; a classifier needs two or more")
     for labels, split, video_id in rows:

@@ -1,5 +1,7 @@
 """Which moments of a video make a clip: times in seconds, from plain numbers and a random generator."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,8 +75,11 @@ def random_dense(duration: float, num_frames: int, fps: float, rng: np.random.Ge
 def dense_views(duration: float, num_frames: int, fps: float, views: int) -> list[Times]:
     """Give the moments of test-time clips of consecutive frames, their starts spread evenly.
 
-    One view lies in the middle of the video; of several the first starts with the video and the last ends
-    with it (VideoMAE's protocol for Kinetics-400). A video shorter than the clip repeats its last frame.
+    The video is read as the list of its moments 0, 1 / fps, 2 / fps, ..., as VideoMAE reads frames 0::4 for
+    Kinetics-400, and a clip is a run of that list. One view lies in the middle; of several the first starts with the
+    list and the last ends with it. A list shorter than the clip repeats its last moment.
+
+    Source: MCG-NJU/VideoMAE, kinetics.py, mode "test".
 
     Args:
         duration: Length of the video, seconds, > 0.
@@ -89,9 +94,10 @@ def dense_views(duration: float, num_frames: int, fps: float, views: int) -> lis
         ValueError: If an argument is out of range.
     """
     _check(duration, num_frames, views, fps)
-    last_start = max(0.0, duration - num_frames / fps)
-    starts = [last_start / 2] if views == 1 else np.linspace(0.0, last_start, views)
-    return [_inside(start + np.arange(num_frames) / fps, duration) for start in starts]
+    moments = max(1, math.ceil(duration * fps - 1e-6))  # a duration is not exact
+    spare = max(0, moments - num_frames)
+    starts = [spare // 2] if views == 1 else [int(view * spare / (views - 1)) for view in range(views)]
+    return [np.minimum(start + np.arange(num_frames), moments - 1) / fps for start in starts]
 
 
 def _inside(times: Times, duration: float) -> Times:

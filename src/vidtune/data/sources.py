@@ -39,6 +39,7 @@ def load_videos(
     revision: str | None = None,
     split_number: int = 1,
     group_column: str | None = None,
+    labelled: bool = True,
 ) -> DatasetDict:
     """Load a dataset by whatever names it.
 
@@ -49,6 +50,7 @@ def load_videos(
         revision: Branch, tag or commit of a dataset of the Hub.
         split_number: Which of the official splits of UCF101 and HMDB51, 1 to 3.
         group_column: The column that names the group of a video, of a table or of a dataset of the Hub.
+        labelled: Whether labels are read. If not, none need be there, and all videos have the label UNLABELLED.
 
     Returns:
         Rows by split, `train` always, `validation` and `test` where the dataset has them. The labels are those of
@@ -63,16 +65,16 @@ def load_videos(
         dataset_format = recognise(path, videos, others)
     _check_options(dataset_format, config, revision, split_number, group_column)
     if dataset_format == "hub":
-        return read_hub(str(path), config, revision, group_column)
+        return read_hub(str(path), config, revision, group_column, labelled)
     if dataset_format == "table":
-        rows = read_table(path, group_column)
+        rows = read_table(path, group_column, labelled)
     elif dataset_format == "list" and path.is_file():
         rows = read_lists(path.parent, {"train": path})
     elif not path.is_dir():
         problem = "is no folder" if path.exists() else "does not exist"
         raise InputError(f"dataset: {dataset}: {problem}; dataset_format: {dataset_format} takes a folder")
     elif dataset_format == "folder":
-        rows = read_folder(path, videos, others)
+        rows = read_folder(path, videos, others, labelled)
     elif dataset_format == "ucf101":
         rows = read_ucf101(path, videos, others, split_number)
     elif dataset_format == "hmdb51":
@@ -83,7 +85,7 @@ def load_videos(
         rows = read_ssv2(path, videos, others)
     else:
         rows = read_lists(path, find_lists(path, others), videos)
-    return to_dataset(rows, source=dataset)
+    return to_dataset(rows, dataset, labelled)
 
 
 def recognise(path: Path, videos: Sequence[str] = (), others: Sequence[str] = ()) -> str:

@@ -152,7 +152,7 @@ def split_videos(
     if validation_fraction <= 0:
         raise InputError(
             f"validation_fraction: {validation_fraction:g} leaves no video to validate on, and the dataset has no "
-            "validation split; give a share above 0"
+            "validation split, which training is watched by; give a share above 0"
         )
     shares = {"validation": validation_fraction}
     if "test" not in videos and test_fraction > 0:
@@ -361,6 +361,31 @@ def multi_hot(rows: Dataset) -> NDArray[np.bool_]:
     for row, labels in enumerate(lists):
         table[row, labels] = True
     return table
+
+
+def few_of_each_label(rows: Dataset, count: int, seed: int = 0) -> Dataset:
+    """Draw as many videos of each label, to see how far so few go.
+
+    Args:
+        rows: Rows of one split, of one label each.
+        count: Videos of each label, >= 1.
+        seed: Seed of the draw.
+
+    Returns:
+        `count` rows of each label, in the order they were in.
+
+    Raises:
+        InputError: If a label has fewer, or videos have several labels.
+    """
+    if "labels" in rows.column_names:
+        raise InputError(f"videos_per_label: {count}: videos of this dataset have several labels; leave it out")
+    labels, rng, drawn = np.asarray(rows["label"][:]), np.random.default_rng(seed), []
+    for label, name in enumerate(label_names(rows)):
+        found = np.flatnonzero(labels == label)
+        if len(found) < count:
+            raise InputError(f"videos_per_label: got {count}; train has {len(found)} of {name!r}; give that or fewer")
+        drawn += rng.permutation(found)[:count].tolist()
+    return rows.select(sorted(drawn))
 
 
 def describe_split(videos: DatasetDict, splits: DatasetDict, seed: int, fold: int | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.data.files import check_videos, file_id, inside
-from vidtune.data.rows import SPLITS, Row, span_id
+from vidtune.data.rows import SPLITS, UNLABELLED, Row, span_id
 from vidtune.errors import InputError, first_line
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -14,7 +14,7 @@ TABLE_COLUMNS = ("video", "label", "labels", "split", "group", "fold", "start_se
 LABEL_SEPARATOR = "|"  # of `labels` in csv and tsv
 
 
-def read_table(path: Path, group_column: str | None = None) -> list[Row]:
+def read_table(path: Path, group_column: str | None = None, labelled: bool = True) -> list[Row]:
     """Read a table: columns `video`, `label` or `labels`, and optionally the others of `TABLE_COLUMNS`.
 
     Relative paths of videos are relative to the table.
@@ -22,6 +22,7 @@ def read_table(path: Path, group_column: str | None = None) -> list[Row]:
     Args:
         path: The table; its ending tells its kind.
         group_column: The column that names the group; `group`, where there is one, by default.
+        labelled: Whether labels are read; else a column `video` will do.
 
     Raises:
         InputError: If the table can't be read, lacks a column, or holds a value that doesn't fit.
@@ -30,6 +31,8 @@ def read_table(path: Path, group_column: str | None = None) -> list[Row]:
         raise InputError(f"dataset: {path}: {'is a folder' if path.is_dir() else 'does not exist'}; give a table")
     table = _read_table(path)
     table = table.rename(columns=lambda name: str(name).strip())
+    if not labelled:
+        table = table.drop(columns=["label", "labels"], errors="ignore").assign(label=UNLABELLED)
     _check_columns(list(table), path, group_column)
     if not len(table):
         raise InputError(f"dataset: {path}: holds no rows; give one a video")

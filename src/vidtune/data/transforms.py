@@ -6,7 +6,6 @@ uint8 in that layout takes a third of the time of contiguous frames.
 
 import math
 import re
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,10 +14,6 @@ import torchvision.transforms.v2.functional as F
 
 from vidtune.data.rand_augment import parse_rand_augment
 from vidtune.data.rand_augment import rand_augment as augment_frames
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # torch's, of how pytorchvideo uses it
-    from pytorchvideo.transforms.functional import uniform_crop
 
 NOISE_MEAN, NOISE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, by channel, of values in [0, 1]: with these, VideoMAE's erasing is standard normal noise."""
@@ -150,7 +145,8 @@ def mirrored_labels(labels: Sequence[str]) -> list[tuple[str, str]]:
 def crop_views(clip: torch.Tensor, size: int, crops: int) -> list[torch.Tensor]:
     """Give the test-time crops of a clip: short side resized to `size`, then the middle, or both ends as well.
 
-    Source: VideoMAE, Tong et al. 2022, and SlowFast, Feichtenhofer et al. 2019: three crops span the long side.
+    Source: VideoMAE, Tong et al. 2022, and SlowFast, Feichtenhofer et al. 2019: three crops span the long side, at
+    whole pixels rounded down (MCG-NJU/VideoMAE, kinetics.py, mode "test").
 
     Args:
         clip: uint8 `(T, 3, H, W)`.
@@ -160,6 +156,8 @@ def crop_views(clip: torch.Tensor, size: int, crops: int) -> list[torch.Tensor]:
     Returns:
         As many uint8 clips `(T, 3, size, size)` as crops.
     """
-    clip = F.resize(clip, [size], antialias=True).transpose(0, 1)  # pytorchvideo has channels first
-    positions = [1] if crops == 1 else [0, 1, 2]
-    return [uniform_crop(clip, size, position).transpose(0, 1) for position in positions]
+    clip = F.resize(clip, [size], antialias=True)
+    clip = clip if crops == 1 else clip.contiguous()  # once, for what the crops have in common
+    steps = [1] if crops == 1 else [0, 1, 2]
+    corners = [[int(step * (side - size) / 2) for side in clip.shape[-2:]] for step in steps]
+    return [clip[..., top : top + size, left : left + size] for top, left in corners]

@@ -80,31 +80,38 @@ class Video(ABC):
             VideoError: If one of the frames cannot be decoded.
         """
         order = sorted(range(len(seconds)), key=seconds.__getitem__)
-        times = self._times(seconds[row] for row in order)
-        frames: torch.Tensor | None = None
-        for row, pixels in zip(order, self._frames(times, slack_seconds), strict=True):
-            if frames is None:
-                frames = torch.empty((len(order), *pixels.shape), dtype=torch.uint8)
-            if pixels.shape != frames.shape[1:]:
-                raise VideoError(f"{self._name}: its frames change size at {seconds[row]:g} s")
-            frames.numpy()[row] = pixels
+        frames: Pixels | None = None
+        for row, pixels in zip(order, self._alike([seconds[row] for row in order], slack_seconds), strict=True):
+            if frames is None:  # NumPy asks for large pages of memory, which come at a fraction of the cost
+                frames = np.empty((len(order), *pixels.shape), np.uint8)
+            frames[row] = pixels
         assert frames is not None
-        return frames.permute(0, 3, 1, 2)
+        return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
-    def stream(self, seconds: Iterable[float]) -> Iterator[torch.Tensor]:
+    def stream(self, seconds: Iterable[float], slack_seconds: float = 0.0) -> Iterator[torch.Tensor]:
         """Decode frame after frame, for reading a whole video with little memory.
 
         Args:
             seconds: Times as for `frames_at`, ascending.
+            slack_seconds: As for `frames_at`.
 
         Yields:
-            uint8 RGB `(C, H, W)`, a view of channels-last memory, one for each time.
+            uint8 RGB `(C, H, W)`, a view of channels-last memory, one for each time; it is not to be written to.
 
         Raises:
             VideoError: If one of the frames cannot be decoded.
         """
-        for pixels in self._frames(self._times(seconds)):
-            yield torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        for pixels in self._alike(list(seconds), slack_seconds):
+            yield torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+    def _alike(self, seconds: list[float], slack_seconds: float) -> Iterator[Pixels]:
+        """The frames at ascending times, all of one size."""
+        shape: tuple[int, ...] | None = None
+        for time, pixels in zip(seconds, self._frames(self._times(seconds), slack_seconds), strict=True):
+            if shape not in (None, pixels.shape):
+                raise VideoError(f"{self._name}: its frames change size at {time:g} s")
+            shape = pixels.shape
+            yield pixels
 
     def _times(self, seconds: Iterable[float]) -> list[float]:
         """Times counted from the first frame of the file, none past the end of the span."""

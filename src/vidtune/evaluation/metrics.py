@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import (
@@ -15,6 +14,7 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
+import evaluate
 from vidtune.errors import InputError
 
 LOGGED_METRICS = ("loss", "accuracy", "mean_average_precision", "top5_accuracy", "macro_f1")
@@ -127,7 +127,7 @@ def video_metrics(
         InputError: If a probability is no finite number.
     """
     several = labels.ndim == 2
-    scored = labels.reshape(len(labels), -1)[:, 0] >= 0
+    scored = ~has_failed(labels)
     counts = {"videos": int(scored.sum()), "failed": int((~scored).sum())}
     probabilities, labels = np.asarray(probabilities, dtype=np.float64)[scored], labels[scored].astype(np.int64)
     if not len(labels):
@@ -183,6 +183,38 @@ def _several_labels(
         "per_class": table,
         "confusion_matrix": None,
     }
+
+
+def has_failed(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which videos could not be decoded, by their labels, as of `video_metrics`: `(N,)`."""
+    failed: NDArray[np.bool_] = (labels < 0 if labels.ndim == 1 else (labels < 0).any(1)).astype(bool)
+    return failed
+
+
+def is_right(probabilities: NDArray[np.float64], labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether the label of each video, or each of its labels where it may have several, was predicted: `(N,)`."""
+    if labels.ndim == 2:
+        right: NDArray[np.bool_] = ((probabilities > 0.5) == (labels == 1)).all(1)
+    else:
+        right = probabilities.argmax(1) == labels
+    return right
+
+
+def most_frequent(labels: NDArray[Any], label_names: Sequence[str]) -> tuple[str, NDArray[np.bool_]]:
+    """Find the answer that is right most often if it is given to every video.
+
+    Args:
+        labels: As of `video_metrics`, of one video or more, none of which failed.
+        label_names: Names of the labels, in order.
+
+    Returns:
+        The label, or labels joined by a comma where a video may have several, and on which videos it is right, `(N,)`.
+    """
+    answers, counts = np.unique(labels, axis=0, return_counts=True)
+    best = answers[counts.argmax()]
+    chosen = [int(best)] if labels.ndim == 1 else np.flatnonzero(best).tolist()
+    right: NDArray[np.bool_] = (labels == best).reshape(len(labels), -1).all(1)
+    return ", ".join(label_names[index] for index in chosen), right
 
 
 def scalar_metrics(

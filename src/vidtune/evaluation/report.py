@@ -6,8 +6,9 @@ import math
 import os
 import platform
 import re
+import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,15 @@ def print_summary(report: Mapping[str, Any], output_dir: Path, predict_command: 
     from rich.console import Console
     from rich.table import Table
 
+    shown = {"accuracy": "accuracy", "mean_average_precision": "mAP", "top5_accuracy": "top-5", "macro_f1": "macro F1"}
+    shown = {name: title for name, title in shown.items() if any(name in part for part in report["metrics"].values())}
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("split", "videos", "failed", "accuracy", "top-5", "macro F1", "videos/s"):
+    for column in ("split", "videos", "failed", *shown.values(), "videos/s"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, metrics in report["metrics"].items():
-        scores = [metrics[name] for name in ("accuracy", "top5_accuracy", "macro_f1")]
-        shown = ["" if score is None else f"{score:.3f}" for score in scores]
+        scores = ["" if metrics.get(name) is None else f"{metrics[name]:.3f}" for name in shown]
         speed = f"{report['throughput'][f'{split}_videos_per_second']:.0f}"
-        table.add_row(split, str(metrics["videos"]), str(metrics["failed"]), *shown, speed)
+        table.add_row(split, str(metrics["videos"]), str(metrics["failed"]), *scores, speed)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     trained = report["throughput"]["train_videos_per_second"]
@@ -115,3 +117,48 @@ def print_summary(report: Mapping[str, Any], output_dir: Path, predict_command: 
             console.print(f"left out of {split}: {len(data['failed']) - 5} more, see report.json", markup=False)
     console.print(f"saved:     {output_dir}", markup=False)
     console.print(f"predict:   {predict_command}", markup=False)
+
+
+def print_scores(report: Mapping[str, Any], output_dir: Path) -> None:
+    """Print the scores of an evaluation with their intervals, what its tests say, and where to look."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    for split, metrics in report["metrics"].items():
+        counts = f"{metrics['videos']} videos scored, {metrics['failed']} failed"
+        table = Table(box=box.SIMPLE_HEAD, title=f"{split}: {counts}", title_justify="left")
+        for column in ("score", "value", f"{metrics['confidence']:.0%} interval"):
+            table.add_column(column, justify="left" if column == "score" else "right")
+        for name in ("accuracy", "clip_accuracy", "top5_accuracy", "macro_f1", "mean_average_precision", "loss"):
+            if (value := metrics.get(name)) is not None:
+                table.add_row(name.replace("_", " "), f"{value:.3f}", _interval(metrics["intervals"].get(name)))
+        if majority := metrics["majority"]:
+            table.add_row(escape(f"accuracy of always {majority['label']}"), f"{majority['accuracy']:.3f}", "")
+        for when in ("before", "after"):
+            if calibration := metrics["calibration"][when]:
+                value = f"{calibration['expected_calibration_error']:.3f}"
+                table.add_row(f"calibration error {when} scaling", value, "")
+        console.print(table)
+    if shortcuts := report["shortcuts"]:
+        console.print(shortcuts["conclusion"], markup=False)
+    if comparison := report["comparison"]:
+        left_out = len(comparison["only_here"]) + len(comparison["only_there"])
+        console.print(
+            f"against {comparison['with']}, on {comparison['videos']} videos of both ({left_out} are not): "
+            f"{comparison['difference']:+.3f} {_interval(comparison['interval'])}",
+            markup=False,
+        )
+    for split, data in report["data"].items():
+        for problem in data["failed"][:5]:
+            console.print(f"failed in {split}: {problem['path']}: {problem['reason']}", markup=False)
+        if len(data["failed"]) > 5:
+            console.print(f"failed in {split}: {len(data['failed']) - 5} more, see report.json", markup=False)
+    console.print(f"saved:     {output_dir}", markup=False)
+    console.print(f"look:      xdg-open {shlex.quote(str(output_dir / 'report.html'))}", markup=False)
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"

@@ -63,13 +63,14 @@ ARCHITECTURES = {
     "swin3d_t": Architecture(32, 224, "head", 0.0, 0.1, IMAGENET_MEAN, IMAGENET_STD),
     "swin3d_s": Architecture(32, 224, "head", 0.0, 0.1, IMAGENET_MEAN, IMAGENET_STD),
     "swin3d_b": Architecture(32, 224, "head", 0.0, 0.1, IMAGENET_MEAN, IMAGENET_STD),
+    "motion_cnn": Architecture(16, 96, "projection", 0.3),
 }
-"""The networks of pytorchvideo and torchvision, under the names that these libraries give them."""
+"""The networks of pytorchvideo and torchvision, under the names that these libraries give them, and one of ours."""
 
 
 @strict
 class ZooConfig(PreTrainedConfig):  # type: ignore[misc]
-    """A network of pytorchvideo or torchvision.
+    """A network of pytorchvideo or torchvision, or our small one.
 
     Args:
         architecture: A name of ARCHITECTURES, which also has what is left out here.
@@ -77,7 +78,7 @@ class ZooConfig(PreTrainedConfig):  # type: ignore[misc]
         image_size: Height and width of a clip, pixels.
         head_dropout: In [0, 1).
         drop_path_rate: In [0, 1); only for networks that can drop paths.
-        arguments: Further arguments of the library's own builder, such as `width_factor` of X3D.
+        arguments: Further arguments of the network's own builder, such as `width_factor` of X3D.
     """
 
     model_type = "video_zoo"

@@ -1,6 +1,6 @@
 """The networks themselves, as pytorchvideo and torchvision build them, for one class and without dropout in the head.
 
-Builders take the fields of a ZooConfig; its `arguments` go to the library's builder, after ours.
+Builders take the fields of a ZooConfig; its `arguments` go to the library's builder, after ours. MotionCNN is our own.
 """
 
 from collections.abc import Callable, Sequence
@@ -150,6 +150,49 @@ def swin(config: ZooConfig, **arguments: Any) -> Any:
     return SwinTransformer3d(num_classes=1, stochastic_depth_prob=config.drop_path_rate, **base | arguments)
 
 
+class MotionCNN(nn.Module):
+    """A 3-D CNN that sees changes between frames alone: small enough to learn from some hundred videos.
+
+    Two convolutions and two residual blocks, each of which halves height and width, and the blocks the frames as well;
+    then the mean over time and space. Every convolution is followed by batch normalisation.
+
+    Args:
+        config: Its clips have 2 frames or more.
+        width: Channels of the first convolution, >= 1; each later stage has twice those of the one before.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, config: ZooConfig, width: int = 16) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width: got {width}; give at least 1")
+        if (config.num_frames or 0) < 2:
+            raise ValueError(f"num_frames: got {config.num_frames}; motion_cnn compares frames, give at least 2")
+        halved = (1, 2, 2)
+        self.stem = nn.Sequential(
+            nn.Conv3d(3, width, (3, 5, 5), halved, (1, 2, 2), bias=False),
+            nn.BatchNorm3d(width),
+            nn.ReLU(),
+            nn.Conv3d(width, 2 * width, 3, halved, 1, bias=False),
+            nn.BatchNorm3d(2 * width),
+            nn.ReLU(),
+        )
+        self.blocks = nn.Sequential(*(self._block(channels) for channels in (2 * width, 4 * width)))
+        self.projection = nn.Linear(8 * width, 1)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Score clips `(B, C, T, H, W)`, `(B, 1)`."""
+        scores: Tensor = self.projection(self.blocks(self.stem(clips.diff(dim=2))).mean((2, 3, 4)))
+        return scores
+
+    @staticmethod
+    def _block(channels: int) -> nn.Module:
+        shortcut = nn.Sequential(nn.Conv3d(channels, 2 * channels, 1, 2, bias=False), nn.BatchNorm3d(2 * channels))
+        return BasicBlock(channels, 2 * channels, Conv3DSimple, 2, shortcut)
+
+
 BUILDERS: dict[str, Callable[..., Any]] = {
     "x3d_xs": x3d,
     "x3d_s": x3d,
@@ -168,4 +211,5 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "swin3d_t": partial(swin, depths=[2, 2, 6, 2]),
     "swin3d_s": partial(swin, depths=[2, 2, 18, 2]),
     "swin3d_b": partial(swin, depths=[2, 2, 18, 2], embed_dim=128, num_heads=[4, 8, 16, 32]),
+    "motion_cnn": MotionCNN,
 }

@@ -17,13 +17,16 @@ from vidtune.models.shape import side_length, size_key
 
 
 def load_processors(
-    model_name_or_path: str | None, config: PretrainedConfig, revision: str | None = None
+    model_name_or_path: str | None,
+    config: PretrainedConfig,
+    revision: str | None = None,
+    field: str = "model_name_or_path",
 ) -> list[Any]:
     """Load what turns raw frames into a model's input: the video processor, the image processor, or both.
 
     Both are saved beside the model, so that AutoVideoProcessor and AutoImageProcessor find theirs. Where `config`
     asks for other pictures than the checkpoint's, the processors' sizes are scaled. The processor of a model of images
-    gives way to one of clips, with its mean and standard deviation.
+    gives way to one of clips, with its mean and standard deviation. Errors call the checkpoint's option `field`.
 
     Raises:
         InputError: If the checkpoint has neither, it can't be read, or its size is not that of the checkpoint's model.
@@ -31,7 +34,7 @@ def load_processors(
     size = side_length(getattr(config, size_key(config)))
     if model_name_or_path is None:
         return [_new_processor(config, size)]
-    processors = saved_processors(model_name_or_path, revision)
+    processors = saved_processors(model_name_or_path, revision, field)
     if isinstance(config, FrameClassifierConfig):
         return [_clip_processor("VideoMAEImageProcessor", size, *normalisation(processors[-1]))]
     own = AutoConfig.from_pretrained(locate(model_name_or_path, revision=revision), revision=revision)
@@ -39,7 +42,7 @@ def load_processors(
     found = processor_size(processors[0])
     if found != own_size:
         raise InputError(
-            f"model_name_or_path: {model_name_or_path}: its processor makes pictures of {found} px, its model reads "
+            f"{field}: {model_name_or_path}: its processor makes pictures of {found} px, its model reads "
             f"{own_size} px; mend preprocessor_config.json"
         )
     for processor in processors:
@@ -47,7 +50,9 @@ def load_processors(
     return processors
 
 
-def saved_processors(model_name_or_path: str, revision: str | None = None) -> list[Any]:
+def saved_processors(
+    model_name_or_path: str, revision: str | None = None, field: str = "model_name_or_path"
+) -> list[Any]:
     """Load the video processor and the image processor of a checkpoint, in this order, where it has them.
 
     One that still names a `VideoMAEFeatureExtractor` (gone in transformers 5) is read as its successor.
@@ -66,7 +71,7 @@ def saved_processors(model_name_or_path: str, revision: str | None = None) -> li
                 reasons.append(first_line(error))
     if not processors:
         raise InputError(
-            f"model_name_or_path: {model_name_or_path}: has no processor ({reasons[0].split('. ')[0]}); "
+            f"{field}: {model_name_or_path}: has no processor ({reasons[0].split('. ')[0]}); "
             "put its preprocessor_config.json beside the weights"
         )
     return processors

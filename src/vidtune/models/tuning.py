@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from vidtune.errors import InputError, first_line
 from vidtune.models.attentive_probe import attentive_probe
 from vidtune.models.blocks import find_blocks
 from vidtune.training.optimization import layer_ids
+
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # it is peft that asks
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """Files by which a folder is known to hold what LoRA trained."""
@@ -101,27 +105,33 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     parent = model.get_submodule(prefix.rpartition(".")[0])
     path = f"{prefix.rpartition('.')[0]}.".lstrip(".")
     return [
-        path + name
+        f"{path}{name}.0" if isinstance(module, nn.ModuleList) else path + name  # the one attentive probe
         for name, module in parent.named_children()
         if path + name != prefix and next(module.parameters(), None) is not None
     ]
 
 
-def adapter_base(folder: str) -> tuple[str, str | None] | None:
-    """Tell which checkpoint, and which revision of it, the adapter in a folder belongs to; None if it holds none."""
-    path = Path(folder) / ADAPTER_CONFIG
-    if not path.is_file():
+def adapter_base(name: str, revision: str | None = None) -> tuple[str, str | None] | None:
+    """Tell which checkpoint, and which revision of it, an adapter belongs to; None if it is none.
+
+    Args:
+        name: Folder or Hub id of what may be an adapter.
+        revision: Its branch, tag or commit on the Hub.
+    """
+    path = cached_file(name, ADAPTER_CONFIG, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if path is None:
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = json.loads(Path(path).read_text(encoding="utf-8"))
     return values["base_model_name_or_path"], values.get("revision")
 
 
-def with_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    """Add the adapter of a folder to the weights of its base model.
+def with_adapter(model: PreTrainedModel, name: str, revision: str | None = None) -> PreTrainedModel:
+    """Add an adapter to the weights of its base model.
 
     Args:
         model: The base model, with a head for the adapter's labels; changed in place.
-        folder: What a run with lora saved.
+        name: What a run with lora saved: folder or Hub id.
+        revision: Its branch, tag or commit on the Hub.
 
     Returns:
         The plain model.
@@ -132,9 +142,9 @@ def with_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     from peft import PeftModel
 
     try:
-        merged: PreTrainedModel = PeftModel.from_pretrained(model, folder).merge_and_unload()
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, name, revision=revision).merge_and_unload()
     except Exception as error:  # whatever peft and torch raise
-        raise InputError(f"model: {folder}: its adapter doesn't fit its base model: {first_line(error)}") from None
+        raise InputError(f"model: {name}: its adapter doesn't fit its base model: {first_line(error)}") from None
     return merged
 
 

@@ -2,6 +2,7 @@
 
 The network is the library's own, under `backbone`; only its last layer stands outside, as `classifier`, as in every
 model of transformers. Its features for a clip that the library accepts are the library's; smaller clips pass as well.
+One small network is our own, for training from scratch.
 
 All but MViT and Video Swin have batch normalisation, which sees one batch at a time: for them, a step of 2 batches of
 4 is not a step of one batch of 8, and a video that failed counts in its statistics as a black one.

@@ -23,7 +23,13 @@ RUN_MARK = "config.yaml"
 RUN_FILES = (
     RUN_MARK,
     "report.json",
+    "report.html",
+    "predictions.parquet",
     "README.md",
+    "curves.png",
+    "per_class.png",
+    "confusion.png",
+    "reconstructions.png",
     "config.json",
     "model.safetensors",
     "model.safetensors.index.json",
@@ -181,8 +187,13 @@ def rotate_checkpoints(output_dir: Path, save_total_limit: int | None, best: str
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that is whole or not there."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there."""
     temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 

@@ -4,11 +4,14 @@ import os
 from typing import Any
 
 import torch
-from transformers import SchedulerType, TrainingArguments
+from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
 
-from vidtune.errors import InputError
+from vidtune.errors import InputError, first_line
 from vidtune.evaluation.metrics import LOGGED_METRICS
 from vidtune.training.optimization import scaled_learning_rate
+
+TORCH_OPTIMISERS = {"adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop"}
+"""Optimisers of torch, which get their `optim_args` under their own names."""
 
 UNLOGGED_METRICS = {False: {"mean_average_precision"}, True: {"top5_accuracy"}}
 """Metrics that no evaluation has, by whether a video may have several labels."""
@@ -81,4 +84,32 @@ def training_arguments(
             **(arguments.lr_scheduler_kwargs or {}),
             "min_lr_rate": min_learning_rate / arguments.learning_rate,
         }
+    _check_optimizer(arguments)
     return arguments
+
+
+def _check_optimizer(arguments: TrainingArguments) -> None:
+    """Try optimiser and schedule on one number, so that what they refuse is refused before a run begins."""
+    name, given = arguments.optim.value, arguments.optim_args or ""
+    pairs = [pair.partition("=") for pair in given.replace(" ", "").split(",") if pair]
+    if not all(key and value for key, _, value in pairs):
+        raise InputError(
+            f"optim_args: got {given!r}; write key=value, with commas between: momentum=0.9,nesterov=true"
+        )
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        optimizer = kind([torch.zeros(1, requires_grad=True, device=arguments.device)], **options)
+    except Exception as error:  # whatever an optimiser of another package raises
+        raise InputError(f"optim: {name}, optim_args: {given!r}: {first_line(error)}") from None
+    if name in TORCH_OPTIMISERS:  # Trainer passes over what it doesn't know
+        unknown = [key for key, *_ in pairs if key not in options or key == "weight_decay"]
+        if unknown:
+            raise InputError(f"optim_args: {unknown[0]}: {name} takes no such argument here; leave it out")
+    try:
+        more = {"scheduler_specific_kwargs": arguments.lr_scheduler_kwargs}
+        get_scheduler(arguments.lr_scheduler_type, optimizer, 0, 1, **more)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"lr_scheduler_type: {arguments.lr_scheduler_type.value}, lr_scheduler_kwargs: "
+            f"{arguments.lr_scheduler_kwargs}: {first_line(error)}"
+        ) from None

@@ -27,12 +27,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from vidtune.data.clips import FAILED, EpochSampler, collate, failure
 from vidtune.errors import InputError, VideoError, first_line
 from vidtune.evaluation.metrics import scalar_metrics
+from vidtune.evaluation.scoring import average_views
 from vidtune.models.attentive_probe import probe_groups
 from vidtune.training.checkpoints import STAGING, move_checkpoint, move_files, rotate_checkpoints
 from vidtune.training.ema import LIVE_WEIGHTS, WeightAverage
 from vidtune.training.losses import classification_loss, soft_targets
 from vidtune.training.mixing import Mixing, draw_mix, mix_clips
-from vidtune.training.optimization import parameter_groups, stepped
+from vidtune.training.optimization import layer_ids, parameter_groups, stepped
 from vidtune.training.weights import complete_adapter, has_adapter, has_plain_weights, load_weights, merge_adapter
 
 
@@ -90,7 +91,8 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         def score(prediction: EvalPrediction) -> dict[str, float]:
-            return scalar_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids), label_names)
+            probabilities = average_views(np.asarray(prediction.predictions), multi_label)
+            return scalar_metrics(probabilities, np.asarray(prediction.label_ids), label_names)
 
         loss = partial(
             classification_loss,
@@ -110,6 +112,10 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             )
         except (ValueError, ImportError) as error:  # of arguments that contradict each other, or lack a package
             raise InputError(f"training arguments: {first_line(error)}") from error
+        if layer_decay < 1:
+            layer_ids(model)  # refused before anything is written
+        if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+            raise InputError("gradient_checkpointing: True: the model has no blocks to compute twice; leave it out")
         self.image_mean = 255 * torch.tensor(image_mean, device=args.device).view(-1, 1, 1)
         self.image_std = 255 * torch.tensor(image_std, device=args.device).view(-1, 1, 1)
         self.processors = processors
@@ -121,6 +127,11 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         self.average: WeightAverage | None = None
         if ema_decay and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise InputError("ema_decay: can't average weights that are sharded; leave it out, or launch with DDP")
+        if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
+            raise InputError(
+                "fsdp: its version 1 flattens parameters, so that weight decay would spare all of them; set "
+                "fsdp_version: 2 in accelerate's config"
+            )
         self.add_callback(_EachStep(self))
         self.best_probe: int | None = None
         self.failed_rows: set[int] = set()
@@ -173,9 +184,10 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             self.average.swap(self.model)
             self.average = None
         if self.probe_grid:
-            if not any("eval_best_probe" in entry for entry in self.state.log_history):
+            several = len(self.model.probes) > 1
+            if several and not any("eval_best_probe" in entry for entry in self.state.log_history):
                 self.evaluate()
-            self.best_probe = int(self.model.best_probe)
+            self.best_probe = int(self.model.best_probe) if several else 0
             self.model.keep_best()
         return result
 
@@ -232,6 +244,8 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
                 mix = draw_mix(self.mixing, inputs["rows"].tolist(), failed, size, seed=seed, epoch=inputs["epoch"])
         inputs = super()._prepare_inputs({name: inputs[name] for name in ("pixel_values", "labels")})
         pixels, labels = inputs["pixel_values"].sub(self.image_mean).div(self.image_std), inputs["labels"]
+        if not self.model.training and (self.args.bf16_full_eval or self.args.fp16_full_eval):
+            pixels = pixels.to(next(self.model.parameters()).dtype)
         if mix:
             pixels, labels = mix_clips(pixels, soft_targets(labels, self.model.config.num_labels), mix)
         return {self.model.main_input_name: pixels, "labels": labels}
@@ -247,19 +261,24 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """Return the probabilities of each video, averaged over its views, and the labels.
+        """Return the logits of each view of each video, and the labels of the videos.
 
-        They are `(B, num_labels)`, or `(B, num_probes, num_labels)` while several probes are trained.
+        They are `(B, V, num_labels)`, or `(B, V, num_probes, num_labels)` while several probes are trained.
         """
         inputs = self._prepare_inputs(inputs)
         views = inputs[self.model.main_input_name]
+        # A last batch of fewer videos is filled, as it is where there are several processes: the logits of a video
+        # differ by bits with the size of its batch.
+        if missing := max(0, self.args.eval_batch_size - len(views)):
+            filled = torch.cat([views, views[:1].expand(missing, *views.shape[1:])])
+        else:
+            filled = views
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(**{self.model.main_input_name: views.flatten(0, 1)}).logits
+            logits = model(**{self.model.main_input_name: filled.flatten(0, 1)}).logits
         logits = logits.float()
         if logits.shape[1] == 1 and logits.ndim == 3:  # VideoPrism's
             logits = logits.squeeze(1)
-        probabilities = logits.sigmoid() if self.multi_label else logits.softmax(-1)
-        return None, probabilities.unflatten(0, views.shape[:2]).mean(1), inputs["labels"]
+        return None, logits.unflatten(0, filled.shape[:2])[: len(views)], inputs["labels"]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate or predict as Trainer does, with the average of the weights, if there is one."""

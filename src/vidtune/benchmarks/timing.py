@@ -17,17 +17,22 @@ Clips = Iterator[tuple[int, Any]]
 """Row and clip, one after the other, of each video that can be read."""
 
 Task = Callable[[int], dict[str, Any]]
-"""What is measured: takes the number of the round, returns `clips_per_second` and `output`."""
+"""What is measured: takes the number of the round; most return `per_second`, how many, and `output`."""
 
 
 def on_one_thread(name: str, start: Callable[[int], Clips], files: Sequence[str], number: int) -> dict[str, Any]:
-    """Time clips, with this process held to one thread of one core, whatever its libraries would use."""
+    """Time clips, with this process held to one thread of one core."""
+    hold_to_one_core()
+    return timed(name, start, files, number)
+
+
+def hold_to_one_core() -> None:
+    """Hold this process to one thread of one core, whatever its libraries would use."""
     import torch
 
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):  # Linux
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    return timed(name, start, files, number)
 
 
 def timed(name: str, start: Callable[[int], Clips], files: Sequence[str], number: int) -> dict[str, Any]:
@@ -47,7 +52,7 @@ def timed(name: str, start: Callable[[int], Clips], files: Sequence[str], number
     if missing:
         raise InputError(f"dataset: {files[missing[0]]}: {name} can't read it ({len(missing)} in all); leave it out")
     output = None if clip is None else f"{str(clip.dtype).removeprefix('torch.')} {tuple(clip.shape)}"
-    return {"clips_per_second": len(rows) / seconds, "output": output}
+    return {"per_second": len(rows) / seconds, "output": output}
 
 
 def in_rounds(tasks: Mapping[str, Task], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -112,14 +117,41 @@ def serve(task: Task, pipe: Any, other_end: Any) -> None:
         pipe.send(answer)
 
 
-def summary(results: Mapping[str, Sequence[Mapping[str, Any]]], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def summary(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], pairs: Sequence[tuple[str, str]], unit: str = "clips"
+) -> dict[str, Any]:
     """Medians over the rounds, the rounds themselves, and quotients of the medians of `pairs`."""
-    rounds = {name: [result["clips_per_second"] for result in kept] for name, kept in results.items()}
+    rounds = {name: [result["per_second"] for result in kept] for name, kept in results.items()}
     medians = {name: statistics.median(values) for name, values in rounds.items()}
     return {
-        "clips_per_second": medians,
+        f"{unit}_per_second": medians,
         "rounds": rounds,
         "ratios": {f"{first} / {second}": medians[first] / medians[second] for first, second in pairs},
         "peak_memory_mb": {name: max(result["peak_memory_mb"] for result in kept) for name, kept in results.items()},
         "output": {name: kept[-1]["output"] for name, kept in results.items()},
+    }
+
+
+def paired_summary(
+    results: Mapping[str, Sequence[Mapping[str, Any]]], pairs: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Medians of `ms` and `cpu_ms` over the rounds, and of the quotients of `pairs`, round by round.
+
+    What slows the machine down for longer than a round slows both of a pair, so that it cancels.
+    """
+    kinds = ("ms", "cpu_ms")
+    rounds = {kind: {name: [result[kind] for result in kept] for name, kept in results.items()} for kind in kinds}
+    ratios = {
+        f"{first} / {second}" + (", of CPU time" if kind == "cpu_ms" else ""): statistics.median(
+            over / under for over, under in zip(rounds[kind][first], rounds[kind][second], strict=True)
+        )
+        for kind in kinds
+        for first, second in pairs
+    }
+    return {
+        **{kind: {name: statistics.median(values) for name, values in rounds[kind].items()} for kind in kinds},
+        "rounds": rounds["ms"],
+        "cpu_rounds": rounds["cpu_ms"],
+        "ratios": ratios,
+        "peak_memory_mb": {name: max(result["peak_memory_mb"] for result in kept) for name, kept in results.items()},
     }
