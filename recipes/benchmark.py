@@ -269,7 +269,7 @@ def measure_long(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any
 def measure_predict(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
     """Videos per second of prediction, and of its two halves alone: where they overlap, the slower sets the pace.
 
-    On a machine without a GPU the model has one core, and the workers the others.
+    On a machine without a GPU the model has one core; there are as many workers as there are others.
     """
     import torch
 

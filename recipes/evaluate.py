@@ -23,11 +23,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import yaml
+
 from vidtune.arguments import parse
 from vidtune.card import without_secrets
 from vidtune.errors import InputError, exit_code
 from vidtune.options import EvaluateArguments, SourceArguments
-from vidtune.training.checkpoints import is_unfinished, write_text
+from vidtune.training.checkpoints import check_writable, is_run, is_unfinished, write_text
 
 SECTIONS = {"evaluation": EvaluateArguments, "source": SourceArguments}
 TRAINING = (
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     check_folder(output_dir, evaluation.overwrite)
 
     # Score the videos, or take scores that were saved
-    from vidtune.evaluation.comparison import compare, read_report
+    from vidtune.evaluation.comparison import check_overlap, compare, read_report
     from vidtune.evaluation.page import write_page
     from vidtune.evaluation.predictions import FILE, write_predictions
     from vidtune.evaluation.report import print_scores, to_json
@@ -59,6 +61,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         is_first_process, launcher = True, ["python"]
     else:
         trainer, clips = build_trainer(options)
+        if other is not None:  # before the scores, which may take hours
+            check_overlap(clips[evaluation.split].videos["video_id"], other, str(evaluation.compare))
         found, predictions = score(trainer, clips, options)
         videos = clips[evaluation.split].videos
         is_first_process, processes = trainer.is_world_process_zero(), trainer.args.world_size
@@ -83,7 +87,7 @@ def check_folder(output_dir: Path, overwrite: bool) -> None:
     """Check that a folder is new, empty, or an evaluation that may be replaced.
 
     Raises:
-        InputError: If it holds something else.
+        InputError: If it holds something else, or can't be written.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"output_dir: {output_dir}: is a file; give a new or an empty folder")
@@ -95,6 +99,7 @@ def check_folder(output_dir: Path, overwrite: bool) -> None:
         )
     if found and not overwrite:
         raise InputError(f"output_dir: {output_dir}: holds another evaluation; give another folder, or --overwrite")
+    check_writable(output_dir)
 
 
 def pool(paths: list[str]) -> tuple[dict[str, Any], Any, None]:
@@ -107,6 +112,7 @@ def pool(paths: list[str]) -> tuple[dict[str, Any], Any, None]:
     names, groups = label_order(table), table["group"].to_pylist()
     failed = [path for path, bad in zip(table["path"].to_pylist(), table["failed"].to_pylist(), strict=True) if bad]
     report = {
+        "config": {"predictions": paths},
         "model": {},
         "labels": names,
         "clip": {},
@@ -131,19 +137,22 @@ def build_trainer(options: SimpleNamespace) -> tuple[Any, dict[str, Any]]:
     from vidtune.data.loading import load_splits
     from vidtune.data.splits import label_names
     from vidtune.evaluation.scoring import model_labels
-    from vidtune.models.auto import CLIP_RECORD, load_classifier
+    from vidtune.models.exported import exported_file
+    from vidtune.models.loading import CLIP_RECORD, load_trained
     from vidtune.training.settings import training_arguments
     from vidtune.training.trainer import VideoTrainer
 
     logging.disable_progress_bar()  # those of reading weights; scoring keeps its own
     evaluation = options.evaluation
-    videos, _ = load_splits(**asdict(options.source), seed=options.training.get("seed", 42))
+    if exported_file(evaluation.model):
+        raise InputError(f"model: {evaluation.model}: is exported; give the model that it was made of")
+    videos, split = load_splits(**asdict(options.source), seed=options.training.get("seed", 42))
     if evaluation.split not in videos:
         raise InputError(f"split: {evaluation.split}: is none of the dataset's; choose from {', '.join(videos)}")
     if not len(videos[evaluation.split]):
         raise InputError(f"split: {evaluation.split}: holds no video; choose another, or mend the dataset")
     views = {"sampling": evaluation.sampling, "fps": evaluation.fps, "frame_stride": evaluation.frame_stride}
-    model, settings, mean, std = load_classifier(evaluation.model, evaluation.model_revision, **views)
+    model, settings, mean, std = load_trained(evaluation.model, evaluation.model_revision, **views)
     several = model.config.problem_type == "multi_label_classification"
     names = model_labels(model.config)
     check_labels(label_names(videos["train"]), names)
@@ -156,6 +165,8 @@ def build_trainer(options: SimpleNamespace) -> tuple[Any, dict[str, Any]]:
         label_names=names,
         multi_label=several,
     )
+    if trainer.is_world_process_zero() and evaluation.split in split["how"]:
+        warn_of_other_split(Path(evaluation.model), asdict(options.source) | {"seed": split["seed"]})
     splits = {evaluation.split}
     if evaluation.calibrate or "temperature" not in getattr(model.config, CLIP_RECORD):
         splits |= {"validation"} & videos.keys()
@@ -172,6 +183,22 @@ def build_trainer(options: SimpleNamespace) -> tuple[Any, dict[str, Any]]:
         for split in sorted(splits)
     }
     return trainer, clips
+
+
+def warn_of_other_split(model: Path, split: dict[str, Any]) -> None:
+    """Warn where a run was trained on other parts of the same dataset: these videos may be among them."""
+    if not is_run(model):
+        return
+    trained = {"seed": 42} | yaml.safe_load((model / "config.yaml").read_text(encoding="utf-8"))
+    if Path(str(trained["dataset"])).expanduser().resolve() != Path(split["dataset"]).resolve():
+        return
+    for name, value in split.items():
+        if name not in ("dataset", "allow_leakage") and name in trained and trained[name] != value:
+            print(
+                f"evaluate.py: {name}: {value}, and {model} was trained with {trained[name]}: it may know these "
+                "videos; give the options of its config.yaml",
+                file=sys.stderr,
+            )
 
 
 def check_labels(own: list[str], names: list[str]) -> None:
@@ -245,7 +272,7 @@ def find_temperature(trainer: Any, clips: dict[str, Any], options: SimpleNamespa
     """Give the model's temperature; where it has none, fit it on validation, and keep it in the model's folder."""
     from vidtune.evaluation.calibration import fit_temperature, save_temperature
     from vidtune.evaluation.scoring import score_videos
-    from vidtune.models.auto import CLIP_RECORD
+    from vidtune.models.loading import CLIP_RECORD
 
     evaluation = options.evaluation
     known: float | None = getattr(trainer.model.config, CLIP_RECORD).get("temperature")

@@ -113,13 +113,13 @@ def load(name: str, revision: str | None) -> tuple[Any, list[Any], Any]:
     from vidtune.data.clips import ClipFormat
     from vidtune.evaluation.classifier import Classifier
     from vidtune.hub import locate
-    from vidtune.models.auto import load_classifier
     from vidtune.models.exported import Logits, exported_file
+    from vidtune.models.loading import load_trained
     from vidtune.models.processors import load_processors
 
     if exported_file(name):
         raise InputError(f"model: {name}: is exported already; give the model that it was made of")
-    model, settings, mean, std = load_classifier(name, revision)
+    model, settings, mean, std = load_trained(name, revision)
     model.eval()
     processors = load_processors(locate(name, "model", revision), model.config, revision, "model")
     classifier = Classifier(Logits(model), model.config, ClipFormat(**settings), mean, std, torch.device("cpu"))

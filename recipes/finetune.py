@@ -7,12 +7,16 @@ Own videos in class/*.mp4, a checkpoint of the Hub, the result on the Hub:
     accelerate launch --config_file accelerate_config.yaml recipes/finetune.py \
         --dataset my_videos --model_name_or_path MCG-NJU/videomae-base --output_dir outputs/mine \
         --push_to_hub --hub_model_id user/mine
+
+What a single frame tells, or a title: --task image-classification, --task text-classification --text_column title
 """
 
+import json
 import shlex
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +32,7 @@ from vidtune.options import (
     ModelArguments,
     PublishArguments,
     SourceArguments,
+    TaskArguments,
     TuningArguments,
 )
 from vidtune.training.checkpoints import (
@@ -42,6 +47,7 @@ from vidtune.training.checkpoints import (
 
 SECTIONS = {
     "source": SourceArguments,
+    "task": TaskArguments,
     "data": DataArguments,
     "model": ModelArguments,
     "tuning": TuningArguments,
@@ -64,7 +70,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     check_output_dir(output_dir, resume=bool(resume), overwrite=publishing.overwrite)
     checkpoint = find_checkpoint(resume, output_dir) if resume else None
     part = {"seed": options.training.get("seed", 42), "videos_per_label": options.tuning.videos_per_label}
-    videos, split = load_splits(**asdict(source), **part)
+    videos, split = load_splits(**asdict(source), **part, text_column=options.task.text_column)
     push = publishing.push_to_hub
     repo_id = check_access(publishing.hub_model_id, publishing.hub_private_repo) if push else None
 
@@ -99,31 +105,69 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     close_output_dir(lock)
 
     # Say what to do next, and publish
-    example = str(videos["validation"][0]["video"]["path"])
-    example = example if Path(example).is_file() else "VIDEO"
-    predict = shlex.join(["python", "recipes/predict.py", "--model", str(output_dir), "--input", example])
-    print_summary(report, output_dir, predict)
+    print_summary(report, output_dir, predict_command(output_dir, videos["validation"][0]))
     if repo_id:
-        files = sorted(path.relative_to(output_dir).as_posix() for name in RUN_FILES for path in output_dir.glob(name))
+        names = RUN_FILES if publishing.hub_videos else set(RUN_FILES) - {"predictions.parquet"}
+        files = sorted(path.relative_to(output_dir).as_posix() for name in names for path in output_dir.glob(name))
         print("published:", publish(output_dir, repo_id, files, "Fine-tune with vidtune"))
     return report
 
 
 def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str, Any], list[str]]:
     """Make model, clips and trainer; returns trainer, clips by split, and the parameters that start at random."""
-    from transformers import set_seed
     from transformers.utils import logging
 
-    from vidtune.data.clips import ClipFormat
     from vidtune.data.splits import label_names
-    from vidtune.models.auto import clip_settings, load_model, read_config
-    from vidtune.models.processors import load_processors, normalisation
     from vidtune.training.settings import training_arguments
     from vidtune.training.trainer import VideoTrainer
 
     logging.disable_progress_bar()  # those of reading and writing weights; training keeps its own
-    data, model, tuning = options.data, options.model, options.tuning
+    model, tuning = options.model, options.tuning
     labels, multi_label = label_names(videos["train"]), "labels" in videos["train"].column_names
+    reads_texts = options.task.task == "text-classification"
+    if reads_texts:  # there is nothing to decode
+        options.training.setdefault("dataloader_num_workers", 0)
+    args = training_arguments(
+        options.training,
+        model.precision,
+        base_learning_rate=tuning.base_learning_rate,
+        min_learning_rate=tuning.min_learning_rate,
+        multi_label=multi_label,
+    )
+    build_input = build_texts if reads_texts else build_clips
+    network, newly_initialised, clips, reading = build_input(options, videos, labels, args.seed)
+    network.config.problem_type = f"{'multi' if multi_label else 'single'}_label_classification"  # for the pipeline
+    network = tune(network, model, tuning, newly_initialised)
+    if tuning.tuning == "attentive_probe":
+        newly_initialised = [name for name, _ in network.named_parameters() if name.startswith("probes.0.")]
+    trainer = VideoTrainer(
+        network,
+        args,
+        label_names=labels,
+        on_error=options.data.on_error,
+        multi_label=multi_label,
+        train_dataset=clips["train"],
+        eval_dataset=clips["validation"],
+        **reading,
+        **training_pieces(tuning, videos["train"]),
+    )
+    return trainer, clips, newly_initialised
+
+
+def build_clips(options: SimpleNamespace, videos: Any, labels: list[str], seed: int) -> tuple[Any, ...]:
+    """Load a model of clips or of single frames, and make the clips of each split.
+
+    Returns:
+        The model, the parameters that start at random, clips by split, and keyword arguments of VideoTrainer.
+    """
+    from transformers import set_seed
+
+    from vidtune.data.clips import ClipFormat, collate_frames
+    from vidtune.models.frames import check_frames, image_model_of
+    from vidtune.models.loading import clip_settings, load_model, read_config
+    from vidtune.models.processors import load_processors, normalisation, picture_processor
+
+    data, model = options.data, options.model
     checkpoint = {"model_name_or_path": model.model_name_or_path, "revision": model.model_revision}
     config = read_config(
         **checkpoint,
@@ -133,37 +177,43 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
         num_frames=data.num_frames,
         image_size=data.image_size,
     )
-    args = training_arguments(
-        options.training,
-        model.precision,
-        base_learning_rate=tuning.base_learning_rate,
-        min_learning_rate=tuning.min_learning_rate,
-        multi_label=multi_label,
-    )
+    reads_frames = options.task.task == "image-classification"
+    if reads_frames:
+        check_frames(config, model.model_name_or_path or model.config_name)
+        config.num_frames = 1
     clip = ClipFormat(**clip_settings(config, data.sampling, data.fps, data.frame_stride))
-    clips = build_clips(data, tuning, videos, clip, args.seed)
+    clips = split_clips(data, options.tuning, videos, clip, seed)
     processors = load_processors(**checkpoint, config=config)
     mean, std = normalisation(processors[0])
-    set_seed(args.seed)
+    set_seed(seed)
     network, newly_initialised = load_model(config, **checkpoint, weights=model.weights)
-    network.config.problem_type = f"{'multi' if multi_label else 'single'}_label_classification"  # for the pipeline
-    network = tune(network, model, tuning, newly_initialised)
-    if tuning.tuning == "attentive_probe":
-        newly_initialised = [name for name, _ in network.named_parameters() if name.startswith("probes.0.")]
-    trainer = VideoTrainer(
-        network,
-        args,
-        image_mean=mean,
-        image_std=std,
-        label_names=labels,
-        processors=processors,
-        on_error=data.on_error,
-        multi_label=multi_label,
-        train_dataset=clips["train"],
-        eval_dataset=clips["validation"],
-        **training_pieces(tuning, videos["train"]),
-    )
-    return trainer, clips, newly_initialised
+    reading = {"image_mean": mean, "image_std": std, "processors": processors}
+    if reads_frames:
+        newly_initialised = [name.removeprefix("image_model.") for name in newly_initialised]
+        network = image_model_of(network)
+        reading |= {"processors": [picture_processor(clip.image_size, mean, std)], "data_collator": collate_frames}
+    return network, newly_initialised, clips, reading
+
+
+def build_texts(options: SimpleNamespace, videos: Any, labels: list[str], seed: int) -> tuple[Any, ...]:
+    """Load a model of texts, and tokenize the texts of each split; returns what `build_clips` does."""
+    from transformers import set_seed
+
+    from vidtune.data.texts import Texts, collate_texts
+    from vidtune.models.loading import load_model
+    from vidtune.models.texts import load_tokenizer, most_tokens, read_text_config
+
+    model = options.model
+    checkpoint = {"model_name_or_path": model.model_name_or_path, "revision": model.model_revision}
+    new = {"config_name": model.config_name, "config_overrides": model.config_overrides}
+    config = read_text_config(**checkpoint, **new, labels=labels)
+    tokenizer = load_tokenizer(**checkpoint, config_name=model.config_name, config=config)
+    most = most_tokens(config, tokenizer)
+    texts = {split: Texts(part, tokenizer, most) for split, part in videos.items()}
+    set_seed(seed)
+    network, newly_initialised = load_model(config, **checkpoint, weights=model.weights)
+    reading = {"processors": [tokenizer], "data_collator": partial(collate_texts, tokenizer=tokenizer)}
+    return network, newly_initialised, texts, reading
 
 
 def tune(network: Any, model: ModelArguments, tuning: TuningArguments, newly_initialised: list[str]) -> Any:
@@ -220,7 +270,7 @@ def training_pieces(tuning: TuningArguments, videos: Any) -> dict[str, Any]:
     return pieces
 
 
-def build_clips(data: DataArguments, tuning: TuningArguments, videos: Any, clip: Any, seed: int) -> dict[str, Any]:
+def split_clips(data: DataArguments, tuning: TuningArguments, videos: Any, clip: Any, seed: int) -> dict[str, Any]:
     """Make the clips of each split, and try some videos, and a transform of the user's own, before training does."""
     from vidtune.data.clips import EvaluationClips, TrainingClips, unreadable_videos
     from vidtune.data.splits import label_names
@@ -312,7 +362,7 @@ def build_report(
             else list(product(*trainer.probe_grid))[trainer.best_probe],
         },
         "labels": labels,
-        "clip": asdict(clips["train"].clip),
+        "clip": asdict(clips["train"].clip) if clips["train"].clip else {},
         "data": {
             split: {
                 "videos": len(part),
@@ -349,7 +399,8 @@ def write_results(
     save_temperature(output_dir, report["metrics"][scored]["calibration"]["temperature"])
     write_predictions(output_dir / FILE, predictions)
     write_text(output_dir / "report.json", without_secrets(to_json(report)))
-    write_page(output_dir, report, predictions, videos, options.data.decoder)
+    shown = repo_id is None or options.publish.hub_videos
+    write_page(output_dir, report, predictions if shown else None, videos, options.data.decoder)
     card = model_card(
         repo_id,
         report,
@@ -358,8 +409,20 @@ def write_results(
         dataset_on_hub=is_hub_id(dataset),
         license=options.publish.hub_license,
         pictures=write_pictures(output_dir, report),
+        task=options.task.task,
     )
     write_text(output_dir / "README.md", card)
+
+
+def predict_command(output_dir: Path, video: Any) -> str:
+    """Write the command that predicts the label of a video, or of its text."""
+    if "text" in video:
+        model, text = (json.dumps(word, ensure_ascii=False) for word in (str(output_dir), video["text"]))
+        code = f'from transformers import pipeline; print(pipeline("text-classification", {model})({text}))'
+        return shlex.join(["python", "-c", code])
+    path = str(video["video"]["path"])
+    example = path if Path(path).is_file() else "VIDEO"
+    return shlex.join(["python", "recipes/predict.py", "--model", str(output_dir), "--input", example])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Predict the labels of videos with a fine-tuned model.
+r"""Predict the labels of videos with a fine-tuned model.
 
     python recipes/predict.py --model outputs/mine --input video.mp4
     python recipes/predict.py --model user/name --input my_videos 'more/**/*.mp4' --output labels.csv

@@ -132,7 +132,7 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
 
     from vidtune.data.clips import ClipFormat
     from vidtune.data.masking import masked_per_frame
-    from vidtune.models.auto import clip_settings, read_config
+    from vidtune.models.loading import clip_settings, read_config
     from vidtune.models.positions import clip_grid
     from vidtune.models.pretraining import load_autoencoder
     from vidtune.models.processors import load_processors, normalisation
@@ -158,7 +158,7 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
         base_learning_rate=pretraining.base_learning_rate,
         min_learning_rate=pretraining.min_learning_rate,
     )
-    clip = ClipFormat(**clip_settings(config, data.sampling, data.fps))
+    clip = ClipFormat(**clip_settings(config, data.sampling, data.fps, data.frame_stride))
     set_seed(args.seed)
     network, newly_initialised = load_autoencoder(config, **checkpoint)
     masked_per_frame(pretraining.mask_ratio, clip_grid(config))

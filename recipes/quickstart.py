@@ -1,4 +1,4 @@
-"""The walk-through: a processor, a model with a fresh head for two labels, a prediction, one step of training.
+"""The walk-through: a processor, a model with a new head for two labels, a prediction, one step of training.
 
 python recipes/quickstart.py                                                      # offline, a small new model
 python recipes/quickstart.py --model MCG-NJU/videomae-base --video my_video.mp4   # a checkpoint of the Hub
@@ -9,77 +9,71 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.arguments import parse
-from vidtune.errors import InputError, exit_code, first_line
+from vidtune.errors import exit_code
 from vidtune.options import QuickstartArguments
+
+SECTIONS = {"quickstart": QuickstartArguments}
+LABELS = ["failure", "success"]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Take a dummy clip, then a real one, from frames to a loss that falls."""
-    options = parse(argv, __doc__, {"quickstart": QuickstartArguments}, training=False).quickstart
+    options = parse(argv, __doc__, SECTIONS, training=False).quickstart
 
     import numpy as np
     import torch
     from PIL import Image
 
-    torch.manual_seed(0)
+    from vidtune.models.shape import frames_key
+
     # A processor turns frames into tensors; a model is a backbone and a head, here of two labels
-    processor, model = load_checkpoint(options.model) if options.model else new_model()
-    print(f"{type(processor).__name__}, {type(model).__name__} with labels {list(model.config.label2id)}")
-    num_frames = model.config.num_frames
+    torch.manual_seed(0)
+    processor, model = load(options.model)
+    print(f"{type(processor).__name__}, {type(model).__name__} with labels {list(model.config.id2label.values())}")
+    num_frames = getattr(model.config, frames_key(model.config))
 
     # A dummy clip, as NumPy arrays and as PIL images
-    dummy = list(np.random.default_rng(0).integers(0, 256, (num_frames, 224, 224, 3), dtype=np.uint8))
-    for kind, frames in (("NumPy arrays", dummy), ("PIL images", [Image.fromarray(frame) for frame in dummy])):
-        pixels = processor(frames, return_tensors="pt")["pixel_values"]
-        print(f"{len(frames)} frames of 224 x 224 as {kind} -> pixel_values {tuple(pixels.shape)}")
+    arrays = list(np.random.default_rng(0).integers(0, 256, (num_frames, 224, 224, 3), dtype=np.uint8))
+    for kind, frames in (("NumPy arrays", arrays), ("PIL images", [Image.fromarray(frame) for frame in arrays])):
+        inputs = processor(frames, return_tensors="pt")
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+        print(f"{num_frames} frames of 224 x 224 as {kind} -> {shapes}")
+    clips = {"dummy clip": inputs}
 
     # A real one: as many frames, spread over a video
-    name, real = read_video(options.video, num_frames)
-    clips = {"dummy clip": pixels, name: processor(real, return_tensors="pt")["pixel_values"]}
+    name, frames = read_video(options.video, num_frames)
+    clips[name] = processor(frames, return_tensors="pt")
 
-    # Predict. The head is new, so this is a guess
+    # Predict; the head is new, so this is a guess
     model.eval()
-    for name, pixels in clips.items():
+    for name, inputs in clips.items():
         with torch.no_grad():
-            logits = model(pixel_values=pixels).logits
-        best = int(logits.argmax())
-        print(f"{name}: logits {[round(value, 3) for value in logits[0].tolist()]} -> {model.config.id2label[best]}")
+            logits = model(**inputs).logits.flatten().tolist()
+        best = model.config.id2label[int(np.argmax(logits))]
+        print(f"{name}: logits {[round(logit, 3) for logit in logits]} -> {best}")
 
     # One step of training on the real clip, whose label is success
     labels, optimizer = torch.tensor([1]), torch.optim.AdamW(model.parameters(), lr=5e-5)
     model.train()
-    before = model(pixel_values=pixels, labels=labels).loss
+    before = model(**inputs, labels=labels).loss
     before.backward()
     optimizer.step()
     with torch.no_grad():
-        after = model(pixel_values=pixels, labels=labels).loss
+        after = model(**inputs, labels=labels).loss
     print(f"one step of AdamW at 5e-5: loss {before:.4f} before, {after:.4f} after")
 
 
-LABELS = {"id2label": {0: "failure", 1: "success"}, "label2id": {"failure": 0, "success": 1}}
-
-
-def load_checkpoint(name: str) -> tuple[Any, Any]:
-    """Load the processor and the model of a checkpoint, with a fresh head."""
-    from transformers import AutoImageProcessor, AutoModelForVideoClassification
-
-    from vidtune.hub import locate
-
-    name = locate(name, "model")
-    try:
-        processor = AutoImageProcessor.from_pretrained(name)
-        model = AutoModelForVideoClassification.from_pretrained(name, **LABELS, ignore_mismatched_sizes=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"model: {name}: can't be loaded: {first_line(error)}; give a VideoMAE model") from None
-    return processor, model
-
-
-def new_model() -> tuple[Any, Any]:
-    """Make a processor, and a model of two small blocks from scratch."""
+def load(name: str | None) -> tuple[Any, Any]:
+    """Load the processor and the model of a checkpoint, or make a small one from scratch."""
     from transformers import AutoModelForVideoClassification, VideoMAEConfig, VideoMAEImageProcessor
 
+    from vidtune.models.auto import load_classifier, load_processor
+
+    if name:
+        task = "video-classification"
+        return load_processor(task, name), load_classifier(task, name, LABELS)
     size = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_hidden_layers": 2}
-    config = VideoMAEConfig(**size, **LABELS)
+    config = VideoMAEConfig(**size, id2label=dict(enumerate(LABELS)), label2id={"failure": 0, "success": 1})
     return VideoMAEImageProcessor(), AutoModelForVideoClassification.from_config(config)
 
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from run_recipe import finetune, load_recipe, words
-from test_auto import SIZES, TINY
+from test_loading import SIZES, TINY
 from test_trainer import MEAN, STD, Noise, assert_same, build, build_model, weights
 from video_files import write_folder_dataset
-from vidtune.models.auto import load_classifier
+from vidtune.models.loading import load_trained
 
 LABELS = ["a", "b", "c"]
 
@@ -168,7 +168,7 @@ def test_the_recipe_trains_scores_with_views_and_leaves_what_predicts(dataset, t
     assert report["model"]["type"] == model_type
     assert np.isfinite([entry["loss"] for entry in report["history"] if "loss" in entry]).all()
     assert report["metrics"]["validation"]["videos"] == report["metrics"]["test"]["videos"] == 1
-    model, clip, *_ = load_classifier(str(tmp_path / "run"))
+    model, clip, *_ = load_trained(str(tmp_path / "run"))
     assert clip["num_frames"] == 4 and clip["image_size"] == SIZES[model_type]
     assert list(model.config.label2id) == ["blue", "red"]
     capsys.readouterr()

@@ -15,7 +15,9 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import (
+    AutoModelForSequenceClassification,
     AutoModelForVideoClassification,
+    BertConfig,
     TimesformerConfig,
     VideoMAEConfig,
     ViTConfig,
@@ -28,12 +30,19 @@ from run_recipe import load_recipe
 from vidtune.arguments import parse
 from vidtune.data.clips import apply_transform, load_transform
 from vidtune.models.attentive_probe import probe_groups
-from vidtune.models.auto import read_config
 from vidtune.models.blocks import find_blocks
 from vidtune.models.configurations import FrameClassifierConfig
+from vidtune.models.loading import read_config
 from vidtune.models.regularisation import scale_head, set_drop_path, set_head_dropout
 from vidtune.models.tuning import apply_tuning
-from vidtune.options import DataArguments, ModelArguments, PretrainArguments, SourceArguments, TuningArguments
+from vidtune.options import (
+    DataArguments,
+    ModelArguments,
+    PretrainArguments,
+    SourceArguments,
+    TaskArguments,
+    TuningArguments,
+)
 from vidtune.training.optimization import layer_ids, parameter_groups, scaled_learning_rate, stepped
 from vidtune.training.settings import training_arguments
 
@@ -139,6 +148,7 @@ CHECKPOINTS: dict[str, Any] = {
         {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "mlp_ratio": 4},
     ),
     "google/vit-base-patch16-224-in21k": (ViTConfig, VIT_B),
+    "google-bert/bert-base-uncased": (BertConfig, VIT_B),
 }
 
 
@@ -157,7 +167,9 @@ def build(path: str) -> torch.nn.Module:
         config = read_config(None, model.config_name, model.config_overrides, labels, data.num_frames, data.image_size)
     tuning = options.tuning
     with torch.device("meta"):
-        network = AutoModelForVideoClassification.from_config(config)
+        reads_texts = isinstance(config, BertConfig)
+        auto = AutoModelForSequenceClassification if reads_texts else AutoModelForVideoClassification
+        network = auto.from_config(config)
         if tuning.drop_path is not None:
             with torch.device("cpu"):  # its rates are computed
                 set_drop_path(network, tuning.drop_path)
@@ -418,7 +430,7 @@ def test_each_option_is_set_by_some_config() -> None:
     for path in CONFIGS:
         given |= yaml.safe_load((ROOT / path).read_text(encoding="utf-8")).keys()
         given |= {word.removeprefix("--") for word in launch_words(path)}
-    sections = (SourceArguments, DataArguments, ModelArguments, TuningArguments, PretrainArguments)
+    sections = (SourceArguments, TaskArguments, DataArguments, ModelArguments, TuningArguments, PretrainArguments)
     options = {field.name for section in sections for field in dataclasses.fields(section)}
     assert options - OF_A_RUN - given == set()
 

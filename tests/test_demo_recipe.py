@@ -6,7 +6,7 @@ import torch
 from run_recipe import REPOSITORY, load_recipe, words
 from vidtune.data.clips import ClipFormat, EvaluationClips, collate
 from vidtune.data.sources import load_videos
-from vidtune.models.auto import load_classifier
+from vidtune.models.loading import load_trained
 
 
 @pytest.mark.slow
@@ -22,7 +22,7 @@ def test_the_demo_is_learned_and_needs_time(tmp_path, monkeypatch):
     assert report["metrics"]["test"]["videos"] == 120
     assert report["metrics"]["test"]["accuracy"] >= 0.95
 
-    model, settings, mean, std = load_classifier(str(tmp_path / "run"))
+    model, settings, mean, std = load_trained(str(tmp_path / "run"))
     clips = EvaluationClips(load_videos("demo")["test"], ClipFormat(**settings))
     batch = collate([clips[row] for row in range(len(clips))])
     mean, std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (mean, std))

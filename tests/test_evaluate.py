@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
 from run_recipe import REPOSITORY, exit_code, finetune, load_recipe, refused, words
 from video_files import write_folder_dataset
-from vidtune.evaluation.predictions import label_order, read_predictions, to_arrays
+from vidtune.evaluation.predictions import label_order, read_predictions, to_arrays, write_predictions
 
 CLASSES = ("blue", "red")
 QUICK = {"use_cpu": "true", "dataloader_num_workers": "0"}
@@ -151,7 +153,8 @@ def test_folds_that_were_saved_are_scored_as_one(run, evaluated, dataset, tmp_pa
     probabilities, labels = to_arrays(table)
     assert label_order(table) == ["blue", "red"] and len(table) == 32
     assert pooled["metrics"]["pooled"]["accuracy"] == (probabilities.argmax(1) == labels)[labels >= 0].mean()
-    assert (tmp_path / "pooled" / "report.html").is_file()
+    assert "<h1><bdi>Predictions of several runs<" in (tmp_path / "pooled" / "report.html").read_text(encoding="utf-8")
+    assert pooled["config"] == {"predictions": [str(tmp_path / "validation"), str(evaluated[0])]}
 
 
 @pytest.mark.slow
@@ -212,7 +215,9 @@ def test_a_model_that_does_not_fit_is_refused_in_one_line(run, dataset, tmp_path
         ({"model": "m", "predictions": "p"}, "model: m; give either"),
         ({"model": "m", "fps": 5, "frame_stride": 4}, "fps: 5.0 and frame_stride: 4 are two ways to say it"),
         ({"model": "m", "frame_stride": 4, "sampling": "segments"}, "frame_stride: 4 goes with sampling: dense"),
-        ({"predictions": "p", "shortcuts": "true"}, "shortcuts: True needs the model"),
+        ({"predictions": "p", "shortcuts": "true"}, "shortcuts: True needs a model, not its predictions"),
+        ({"predictions": "p", "temporal_views": 5}, "temporal_views: 5 needs a model"),
+        ({"model": "m", "compare": "nowhere.json"}, "compare: nowhere.json: does not exist"),
         ({"model": "m", "learning_rate": 1}, "command line: learning_rate: unknown key"),
         ({"model": "m", "average": "votes"}, "average: got 'votes'"),
         ({"predictions": "nowhere"}, "predictions: nowhere: there is no such file"),
@@ -239,3 +244,36 @@ def test_what_a_folder_holds_is_not_overwritten(run, evaluated, dataset, tmp_pat
         assert "of something else; give a new" in refused(evaluate, folder, "--overwrite", **options)
         assert sorted(path.name for path in folder.iterdir()) == before
     assert "is a file" in refused(evaluate, run[0] / "config.json", **options)
+    assert "can't be written" in refused(evaluate, run[0] / "config.json" / "out", **options)
+
+
+def test_a_report_on_other_videos_is_refused_before_scoring(run, evaluated, dataset, tmp_path, monkeypatch):
+    table = read_predictions(evaluated[0])
+    other = pa.array([f"other/{number}" for number in range(len(table))])
+    write_predictions(tmp_path / "predictions.parquet", table.set_column(0, "video_id", other))
+    monkeypatch.setattr("vidtune.evaluation.scoring.score_videos", None)
+    options = {"model": run[0], "dataset": dataset, "compare": tmp_path}
+    assert refused(evaluate, tmp_path / "out", **options).endswith(
+        "scored none of these videos; give a report on the same split"
+    )
+
+
+def test_an_exported_model_is_refused(run, dataset, tmp_path):
+    (tmp_path / "model.onnx").touch()
+    message = refused(evaluate, tmp_path / "out", model=tmp_path, dataset=dataset)
+    assert message == f"model: {tmp_path}: is exported; give the model that it was made of"
+
+
+def test_other_splits_than_in_training_are_warned_of(run, capsys):
+    trained = yaml.safe_load((run[0] / "config.yaml").read_text())
+    split = {name: trained[name] for name in ("dataset", "test_fraction", "folds")} | {"seed": 42}
+    warn = load_recipe("evaluate").warn_of_other_split
+    warn(run[0], split)
+    warn(run[0], split | {"dataset": "other", "seed": 7})
+    warn(run[0] / "nowhere", split | {"seed": 7})
+    assert capsys.readouterr().err == ""
+    warn(run[0], split | {"seed": 7})
+    assert capsys.readouterr().err == (
+        f"evaluate.py: seed: 7, and {run[0]} was trained with 42: it may know these videos; "
+        "give the options of its config.yaml\n"
+    )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import VideoMAEForVideoClassification, set_seed
 
-import test_auto
+import test_loading
 import test_zoo
 from run_recipe import exit_code, load_recipe, refused, words
 from video_files import write_folder_dataset
@@ -18,13 +18,13 @@ from vidtune.data.clips import evaluation_views
 from vidtune.data.decoding import open_video
 from vidtune.evaluation.classifier import load_predictor
 from vidtune.models import exported
-from vidtune.models.auto import CLIP_RECORD, clip_settings, load_model, read_config
 from vidtune.models.exported import export_model, load_exported
+from vidtune.models.loading import CLIP_RECORD, clip_settings, load_model, read_config
 from vidtune.models.processors import load_processors
 
 LABELS = ["a", "b", "c"]
 ZOO = {name: {"num_frames": f, "image_size": s, "arguments": a} for name, (f, s, a) in test_zoo.TINY.items()}
-TINY = test_auto.TINY | {name: ZOO[name] for name in ("x3d_xs", "slowfast_r50")} | {"vit": test_zoo.VIT}
+TINY = test_loading.TINY | {name: ZOO[name] for name in ("x3d_xs", "slowfast_r50")} | {"vit": test_zoo.VIT}
 
 
 def build(name):
@@ -76,7 +76,7 @@ def test_every_family_gives_the_logits_of_pytorch_for_any_number_of_clips(name, 
     model.config.save_pretrained(tmp_path)
     loaded = load_exported(tmp_path / "model.onnx")
     for count in (1, 3):
-        size = test_auto.SIZES.get(name, 32)
+        size = test_loading.SIZES.get(name, 32)
         pixels = torch.randn(count, TINY[name].get("num_frames", 4), 3, size, size)
         torch.testing.assert_close(loaded(pixels), score(model, pixels), rtol=0, atol=1e-5)
 

@@ -5,6 +5,7 @@ import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -361,7 +362,11 @@ def test_the_published_model_is_the_trained_one_and_comes_in_one_commit(hub, dat
     published = set(repo.commits[-1].files)
     assert published - {".gitattributes"} == {
         "README.md", "config.json", "config.yaml", "model.safetensors", "preprocessor_config.json", "report.json",
+        "report.html", "per_class.png", "confusion.png",
     }  # fmt: skip
+
+    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert "data:image" not in page and ".mp4" not in page and Path("run/predictions.parquet").is_file()
 
     clip = torch.rand(1, 4, 3, 32, 32)
     local = AutoModelForVideoClassification.from_pretrained(tmp_path / "run")
@@ -381,7 +386,9 @@ def test_the_published_model_is_the_trained_one_and_comes_in_one_commit(hub, dat
 def test_a_model_of_the_hub_is_fine_tuned_and_named_as_the_base_of_the_next(hub, dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     published = {"push_to_hub": "true", "max_steps": 1, "dataset": dataset}
-    finetune(**published, output_dir="first", hub_model_id="tester/first")
+    finetune(**published, output_dir="first", hub_model_id="tester/first", hub_videos="true")
+    assert "predictions.parquet" in hub.repos["tester/first"].commits[-1].files
+    assert "data:image/webp" in Path("first/report.html").read_text(encoding="utf-8")
     report = finetune(
         **published, output_dir="second", hub_model_id="tester/second", model_name_or_path="tester/first"
     )

@@ -236,7 +236,7 @@ def test_a_published_model_scores_as_the_saved_one(hub: HubServer, saved: Path, 
 
 
 def test_a_published_adapter_is_loaded_onto_its_base(hub: HubServer, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    from vidtune.models.auto import load_classifier, load_model, read_config
+    from vidtune.models.loading import load_model, load_trained, read_config
     from vidtune.models.processors import load_processors
     from vidtune.models.tuning import apply_tuning
     from vidtune.training.weights import complete_adapter
@@ -252,7 +252,7 @@ def test_a_published_adapter_is_loaded_onto_its_base(hub: HubServer, tiny_checkp
     publish(tmp_path, repo_id, [name for name in names if (tmp_path / name).is_file()], "Publish an adapter")
     clip = torch.rand(1, 4, 3, 32, 32)
     with torch.no_grad():
-        loaded = load_classifier(repo_id)[0].eval()
+        loaded = load_trained(repo_id)[0].eval()
         assert torch.allclose(loaded(clip).logits, model(clip).logits, atol=1e-6)
     assert list(loaded.config.id2label.values()) == LABELS
 
@@ -395,17 +395,24 @@ def test_a_local_folder_shaped_like_an_id_is_no_base_model(tmp_path: Path, monke
     assert "from a local checkpoint, best, on clips" in text and str(tmp_path) not in text
 
 
+def test_the_clips_of_a_card_have_what_draws_them_and_nothing_else() -> None:
+    dense = {"sampling": "dense", "fps": 7.5, "frame_stride": None}
+    assert "| sampling | dense |\n| fps | 7.5 |\n\n" in card(clip=REPORT["clip"] | dense)
+    text = card(clip=REPORT["clip"] | dense | {"frame_stride": 4})
+    assert "| sampling | dense |\n| frame\\_stride | 4 |\n\n" in text
+
+
 def test_results_table() -> None:
     text = card()
-    assert "| validation | 0.5000 | - | 0.7500 | 8 | 0 |\n| test | 0.8125 | - | 0.7500 | 9 | 1 |" in text
+    assert "| validation | 0.5000 | 0.7500 | 8 | 0 |\n| test | 0.8125 | 0.7500 | 9 | 1 |" in text
     assert "anna.mp4" not in text  # names of videos stay in the report
 
 
 def test_several_labels_a_video_have_a_mean_average_precision() -> None:
     metrics = {"test": REPORT["metrics"]["test"] | {"mean_average_precision": 0.625}}
     text = card(metrics=metrics)
-    assert "| test | 0.8125 | 0.6250 | - | 0.7500 | 9 | 1 |" in text
-    assert "| Accuracy | Mean average precision | Top-5 accuracy | Macro F1 |" in text
+    assert "| test | 0.8125 | 0.6250 | 0.7500 | 9 | 1 |" in text
+    assert "| Accuracy | Mean average precision | Macro F1 |" in text
     assert ("mean_average_precision", 0.625) in [
         (result.metric_type, result.metric_value) for result in ModelCard(text).data.eval_results
     ]

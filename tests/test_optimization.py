@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForVideoClassification, VideoMAEConfig, VideoMAEForVideoClassification
 
-from test_auto import SIZES, TINY
+from test_loading import SIZES, TINY
 from test_trainer import Noise, build, build_model, few_objects_to_collect, one_environment, weights  # noqa: F401
 from vidtune.errors import InputError
 from vidtune.models.blocks import find_blocks

@@ -12,10 +12,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 
 from run_recipe import finetune, load_recipe, refused, words
-from test_auto import SIZES, TINY, logits, new_config, read, save_classifier
+from test_loading import SIZES, TINY, logits, new_config, read, save_classifier
 from video_files import write_folder_dataset
 from vidtune.models import positions
-from vidtune.models.auto import load_classifier, load_model
+from vidtune.models.loading import load_model, load_trained
 from vidtune.models.positions import (
     TABLES,
     InterpolatedVideoMAEForVideoClassification,
@@ -247,7 +247,7 @@ def test_a_model_for_other_clips_comes_back_from_its_folder(tmp_path, model_type
     assert type(auto) is type(model) and torch.equal(logits_of(auto), expected)
     again, new = load_model(read(tmp_path / "new"), str(tmp_path / "new"))
     assert new == [] and torch.equal(logits_of(again), expected)
-    classifier, clip, *_ = load_classifier(str(tmp_path / "new"))
+    classifier, clip, *_ = load_trained(str(tmp_path / "new"))
     assert torch.equal(logits_of(classifier), expected) and (clip["num_frames"], clip["image_size"]) == (8, size)
     with torch.no_grad():
         for parameter in loaded.parameters():

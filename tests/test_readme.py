@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -15,24 +16,32 @@ COMMANDS = [
     for path in DOCUMENTS
     for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL)
     for command in block.replace("\\\n", " ").splitlines()
-    if re.search(r"recipes/(finetune|pretrain|prepare_data|benchmark)\.py", command) and "--help" not in command
+    if re.search(r"recipes/\w+\.py", command) and "--help" not in command
+] + [
+    command
+    for path in DOCUMENTS
+    for command in re.findall(r"`((?:python )?recipes/\w+\.py (?:\w+|--\w+ [^`]+))`", path.read_text())
+    if "--help" not in command
 ]
+TRAINING = {"finetune": True, "pretrain": True, "predict": ("use_cpu",), "extract_features": ("use_cpu",)}
+"""By recipe, which fields of TrainingArguments are options of it, where it has no constant of this name."""
 
 
-def test_there_are_commands_to_check():
-    assert len(COMMANDS) >= 5
+def test_every_recipe_has_a_command_in_the_documents():
+    shown = {recipe for command in COMMANDS for recipe in re.findall(r"recipes/(\w+)\.py", command)}
+    assert shown == {path.stem for path in (REPOSITORY / "recipes").glob("*.py")}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_parses(command, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     words = shlex.split(command, comments=True)
-    recipe = next(word for word in words if re.fullmatch(r"recipes/\w+\.py", word))
-    words = words[words.index(recipe) + 1 :]
-    module = load_recipe(recipe[len("recipes/") : -len(".py")])
-    if recipe == "recipes/benchmark.py":
+    script = next(word for word in words if re.fullmatch(r"recipes/\w+\.py", word))
+    words, recipe = words[words.index(script) + 1 :], Path(script).stem
+    module = load_recipe(recipe)
+    if recipe == "benchmark":
         assert words.pop(0) in module.COMMANDS
-    parse(words, "", module.SECTIONS, training="model" in module.SECTIONS)
+    parse(words, "", module.SECTIONS, training=TRAINING.get(recipe, getattr(module, "TRAINING", False)))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 from transformers import AutoModelForVideoClassification, set_seed
 
-from test_auto import SIZES, TINY
+from test_loading import SIZES, TINY
 from test_trainer import build_model, weights
 from vidtune.errors import InputError
 from vidtune.models.blocks import find_blocks

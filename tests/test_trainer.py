@@ -18,14 +18,14 @@ from transformers import (
     set_seed,
 )
 
-from test_auto import SIZES, TINY
+from test_loading import SIZES, TINY
 from vidtune.data.clips import FAILED, EvaluationClips, TrainingClips, collate
 from vidtune.errors import InputError, VideoError
 from vidtune.evaluation.metrics import scalar_metrics
 from vidtune.evaluation.scoring import average_views
-from vidtune.models.auto import load_model, read_config
 from vidtune.models.configurations import FrameClassifierConfig
 from vidtune.models.frames import FrameClassifierForVideoClassification
+from vidtune.models.loading import load_model, read_config
 from vidtune.models.processors import load_processors, normalisation
 from vidtune.models.regularisation import set_drop_path, set_head_dropout
 from vidtune.training import settings as settings_module

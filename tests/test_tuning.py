@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForVideoClassification, MobileViTConfig, ViTConfig, set_seed
 
-from test_auto import SIZES, TINY
+from test_loading import SIZES, TINY
 from test_trainer import assert_same, build_model, few_objects_to_collect, weights  # noqa: F401
 from test_zoo import TINY as ZOO
 from vidtune.errors import InputError
 from vidtune.models.attentive_probe import AttentiveProbeForVideoClassification, probe_groups
-from vidtune.models.auto import load_model, read_config
 from vidtune.models.configurations import FrameClassifierConfig, ZooConfig
+from vidtune.models.loading import load_model, read_config
 from vidtune.models.tuning import (
     adapter_base,
     apply_tuning,

@@ -39,8 +39,8 @@ from transformers.video_utils import load_video
 
 from run_recipe import finetune, load_recipe, refused, words
 from video_files import write_folder_dataset
-from vidtune.models.auto import clip_settings, load_classifier, load_model, read_config
 from vidtune.models.configurations import ARCHITECTURES
+from vidtune.models.loading import clip_settings, load_model, load_trained, read_config
 from vidtune.models.processors import load_processors, normalisation
 from vidtune.models.tuning import apply_tuning
 from vidtune.models.zoo import slow_pathway
@@ -331,7 +331,7 @@ def test_a_model_is_saved_and_loaded_exactly(name, tmp_path):
     for auto in (AutoImageProcessor, AutoVideoProcessor):
         mean, std = normalisation(auto.from_pretrained(tmp_path))
         assert mean == pytest.approx(facts.mean) and std == pytest.approx(facts.std)
-    _, clip, mean, _ = load_classifier(str(tmp_path))
+    _, clip, mean, _ = load_trained(str(tmp_path))
     assert (clip["num_frames"], clip["image_size"]) == (old.config.num_frames, old.config.image_size)
     assert mean == pytest.approx(facts.mean)
 
@@ -576,7 +576,7 @@ def test_a_frame_model_is_saved_and_loaded_exactly(tmp_path):
     old = tiny_frame_model()
     save_run(old, tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).image_config.hidden_size == 16
-    new, clip, _, _ = load_classifier(str(tmp_path))
+    new, clip, _, _ = load_trained(str(tmp_path))
     assert torch.equal(logits(new), logits(old)) and (clip["num_frames"], clip["image_size"]) == (4, 32)
     model, fresh = load_model(read_config(str(tmp_path), None, {}, LABELS), str(tmp_path))
     assert fresh == [] and torch.equal(logits(model), logits(old))
@@ -601,7 +601,7 @@ def test_a_checkpoint_of_images_becomes_a_frame_model(image_checkpoint, tmp_path
     processors[0].save_pretrained(tmp_path / "run")
     for auto in (AutoImageProcessor, AutoVideoProcessor):
         assert auto.from_pretrained(tmp_path / "run").image_std == pytest.approx([0.4] * 3)
-    assert torch.equal(logits(load_classifier(str(tmp_path / "run"))[0]), logits(model))
+    assert torch.equal(logits(load_trained(str(tmp_path / "run"))[0]), logits(model))
     labels = ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]
     assert load_model(read_config(str(image_checkpoint), None, {}, labels), str(image_checkpoint))[1] == []
 

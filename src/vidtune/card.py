@@ -15,6 +15,11 @@ _METRICS = (  # key in a report, the Hub's metric type, title
     ("top5_accuracy", "top_5_accuracy", "Top-5 accuracy"),
     ("macro_f1", "f1", "Macro F1"),
 )
+READS = {
+    "video-classification": "videos",
+    "image-classification": "single frames of videos",
+    "text-classification": "texts that come with videos",
+}
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _SECRET_KEY = re.compile(r"(^|_)(token|secret|password|api_key)$", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
@@ -29,6 +34,7 @@ def model_card(
     dataset_on_hub: bool,
     license: str | None,
     pictures: Sequence[str] | None = None,
+    task: str = "video-classification",
 ) -> str:
     """Write the README.md of a trained model; secrets and the path of the home folder are taken out.
 
@@ -41,6 +47,8 @@ def model_card(
         dataset_on_hub: Whether `dataset` is a Hub id.
         license: The Hub's name of a license (`apache-2.0`, `cc-by-nc-4.0`), or None to state none.
         pictures: Names of the pictures that stand beside the card, as does `report.html` then; None if neither does.
+        task: `video-classification`, `image-classification` of a single frame, or `text-classification`; the Hub's
+            name of what the model does.
 
     Returns:
         The card: YAML metadata, then Markdown.
@@ -54,7 +62,7 @@ def model_card(
     scored = next((split for split in ("test", "validation") if split in metrics), None)
     results = [
         EvalResult(
-            task_type="video-classification",
+            task_type=task,
             dataset_type=dataset_name,
             dataset_name=dataset_name,
             dataset_split=scored,
@@ -67,25 +75,26 @@ def model_card(
     ]
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag="video-classification",
+        pipeline_tag=task,
         base_model=base_model if _is_hub_id(base_model) else None,  # the Hub refuses a path
         datasets=[dataset] if dataset_on_hub else None,
         license=license,
-        tags=["video-classification", "vidtune", model_type],
+        tags=[task, "vidtune", model_type],
         metrics=["accuracy", "f1"],
         model_name=name,
         eval_results=results or None,
     )
-    clip = dict(report["clip"])
-    if clip.get("sampling") == "segments":
-        clip.pop("fps", None)  # of dense clips only
+    clip = {name: value for name, value in report["clip"].items() if value is not None}
+    if clip.get("sampling") == "segments" or "frame_stride" in clip:
+        clip.pop("fps", None)  # which is of dense clips, and a stride in its place
     hardware = [(key, environment[key]) for key in ("hardware", "platform", "python", "commit")]
     config = report["config"]
     is_adapter = config.get("tuning") == "lora" and not config.get("merge_lora")
-    columns = [(key, title) for key, _, title in _METRICS if any(key in part for part in metrics.values())]
+    parts = metrics.values()
+    columns = [(key, title) for key, _, title in _METRICS if any(part.get(key) is not None for part in parts)]
     body = [
         f"# {_inline(name)}",
-        _summary(report, base_model, dataset_name),
+        _summary(report, base_model, dataset_name, task),
         "## Results",
         _table(
             ["split", *(title for _, title in columns), "videos scored", "videos failed"],
@@ -101,10 +110,10 @@ def model_card(
         ),
         *([] if pictures is None else _page_and_pictures(pictures)),
         "## Usage",
-        _usage(repo_id, model_type, report["clip"]["num_frames"], is_adapter),
-        "## Clips",
-        "How frames are drawn from a video:",
-        _table(["setting", "value"], list(clip.items())),
+        _usage(repo_id, model_type, report["clip"]["num_frames"], is_adapter)
+        if task == "video-classification"
+        else _usage_of_pipeline(repo_id, task),
+        *_input(clip, config.get("text_column")),
         "## Data",
         _table(
             ["split", "videos", "failed to decode"],
@@ -183,14 +192,14 @@ def _is_hub_id(name: str | None) -> bool:
     return name is not None and _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
-def _summary(report: Mapping[str, Any], base_model: str | None, dataset: str) -> str:
+def _summary(report: Mapping[str, Any], base_model: str | None, dataset: str, task: str) -> str:
     model, origin = report["model"], "trained from scratch"
     if base_model is not None and _is_hub_id(base_model):
         origin = f"fine-tuned from [{_inline(base_model)}](https://huggingface.co/{base_model})"
     elif base_model is not None:
         origin = f"fine-tuned from a local checkpoint, {_inline(Path(base_model).name)},"
     text = (
-        f"A {_inline(model['type'])} classifier of videos into {len(report['labels'])} labels, {origin} on"
+        f"A {_inline(model['type'])} classifier of {READS[task]} into {len(report['labels'])} labels, {origin} on"
         f" {_inline(dataset)} with the vidtune recipe {_inline(report['recipe'])}."
         f" It has {model['parameters']:,} parameters; {model['trainable_parameters']:,} were trained."
     )
@@ -200,10 +209,7 @@ def _summary(report: Mapping[str, Any], base_model: str | None, dataset: str) ->
 
 
 def _page_and_pictures(pictures: Sequence[str]) -> list[str]:
-    link = (
-        "More, and the videos it is wrong about, in [report.html](report.html): download it and open it in a browser;"
-        " it needs nothing else."
-    )
+    link = "More in [report.html](report.html): download it and open it in a browser; it needs nothing else."
     return [link, *(f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in pictures)]
 
 
@@ -237,6 +243,23 @@ print(classify(video, num_frames={num_frames}))"""
         f"{_fenced(code, 'python')}\n\nThis needs {needed} and takes {num_frames} frames, evenly spread over the"
         f" video. The results above may be means over several clips and crops of each.{from_path}"
     )
+
+
+def _usage_of_pipeline(repo_id: str | None, task: str) -> str:
+    reads_texts = task == "text-classification"
+    packages = "transformers torch" if reads_texts else "transformers torch torchvision pillow"
+    code = f"""\
+from transformers import pipeline
+
+classify = pipeline({json.dumps(task)}, model={json.dumps(repo_id or "path/to/this/folder")})
+print(classify({json.dumps("A title" if reads_texts else "frame.jpg")}))"""
+    return f"{_fenced(code, 'python')}\n\nThis needs `pip install {packages}`."
+
+
+def _input(clip: Mapping[str, Any], text_column: str | None) -> list[str]:
+    if text_column:
+        return ["## Texts", f"The column {_inline(text_column)} of the dataset; no video is looked at."]
+    return ["## Clips", "How frames are drawn from a video:", _table(["setting", "value"], list(clip.items()))]
 
 
 def _is_number(value: float | None) -> bool:

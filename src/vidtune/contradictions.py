@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from vidtune.options import (
         DataArguments,
         EvaluateArguments,
+        FeatureArguments,
         ModelArguments,
         PredictArguments,
         PretrainArguments,
         SourceArguments,
+        TaskArguments,
         TuningArguments,
     )
 
@@ -36,6 +38,19 @@ GOES_WITH = {
 """Options that only some choices of `tuning` give a meaning."""
 
 
+OF_SEVERAL_FRAMES = ("num_frames", "sampling", "fps", "frame_stride")
+"""Options of the clips that a single frame has no use for."""
+
+OF_PICTURES = ("mixup", "cutmix", "random_erasing", "rand_augment", "num_sample", "flip_guard")
+"""Options of the tuning that a text has no use for; and of the data all do but `decoder`, as a report has pictures."""
+
+
+OF_A_MODEL = (
+    "model_revision split temporal_views spatial_crops sampling fps frame_stride average calibrate shortcuts".split()
+)
+"""Options of an evaluation that scores saved predictions have no use for."""
+
+
 def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> None:
     """Check the options of a recipe against each other.
 
@@ -52,6 +67,8 @@ def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> 
         _check_data(data)
     if model := sections.get("model"):
         _check_model(model, training)
+    if task := sections.get("task"):
+        _check_task(task, sections["data"], sections["tuning"])
     if tuning := sections.get("tuning"):
         _check_tuning(tuning, training)
         _check_learning_rate(tuning, training)
@@ -90,6 +107,8 @@ def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> 
         _check_evaluation(evaluation)
     if predict := sections.get("predict"):
         _check_predict(predict)
+    if features := sections.get("features"):
+        _check_features(features)
     for name, identifier in (("publish", "hub_model_id"), ("prepare", "hub_dataset_id")):
         section = sections.get(name)
         if section and section.push_to_hub and not getattr(section, identifier):
@@ -127,14 +146,38 @@ def _check_data(data: "DataArguments") -> None:
         raise InputError(f"train_transform: got {data.train_transform!r}; write module:function")
 
 
+def _check_task(task: "TaskArguments", data: "DataArguments", tuning: "TuningArguments") -> None:
+    reads_texts = task.task == "text-classification"
+    if reads_texts and not task.text_column:
+        raise InputError(
+            "text_column: missing; name the column of the dataset that holds the texts: --text_column title"
+        )
+    if task.text_column and not reads_texts:
+        raise InputError(f"text_column: {task.text_column} goes with task: text-classification; it is {task.task}")
+    if task.task == "video-classification":
+        return
+    if tuning.tuning == "attentive_probe":
+        raise InputError(f"tuning: attentive_probe pools the patches of a clip; task: {task.task} has none")
+    if tuning.tuning == "lora" and not tuning.merge_lora:
+        raise InputError(f"merge_lora: False: task: {task.task} saves no adapters; add --merge_lora")
+    given, defaults = vars(data) | vars(tuning), vars(type(data)()) | vars(type(tuning)())
+    unused = {*vars(data), *OF_PICTURES} - {"decoder"} if reads_texts else OF_SEVERAL_FRAMES
+    for name in sorted(unused):
+        if given[name] != defaults[name]:
+            reads = "texts" if reads_texts else "single frames"
+            raise InputError(f"{name}: {given[name]}: task: {task.task} reads {reads} only; leave it out")
+
+
 def _check_evaluation(evaluation: "EvaluateArguments") -> None:
     _check_sampling(evaluation.sampling, evaluation.fps, evaluation.frame_stride)
     if bool(evaluation.model) == bool(evaluation.predictions):
         raise InputError(
             f"model: {evaluation.model or 'missing'}; give either --model, or --predictions of runs that were scored"
         )
-    if evaluation.predictions and evaluation.shortcuts:
-        raise InputError("shortcuts: True needs the model, not its predictions; give --model")
+    if evaluation.predictions:
+        for name in OF_A_MODEL:
+            if (value := getattr(evaluation, name)) != getattr(type(evaluation)(), name):
+                raise InputError(f"{name}: {value} needs a model, not its predictions; give --model, or leave it out")
 
 
 def _check_sampling(sampling: str | None, fps: float | None, frame_stride: int | None) -> None:
@@ -237,6 +280,19 @@ def _check_predict(predict: "PredictArguments") -> None:
         _check_stride(window, stride)
     if window is not None and predict.temporal_views > 1:
         raise InputError(f"temporal_views: {predict.temporal_views}: a window is one clip; leave it out")
+
+
+def _check_features(features: "FeatureArguments") -> None:
+    from vidtune.options import PROBES
+
+    if not features.model:
+        raise InputError("model: missing; give --model with the folder of a run, a checkpoint, or a Hub id")
+    _check_sampling(features.sampling, features.fps, features.frame_stride)
+    for name in features.probe:
+        if name not in PROBES:
+            raise InputError(f"probe: {name}: unknown; choose from {', '.join(PROBES)}")
+    if features.probe_folds and not features.probe:
+        raise InputError(f"probe_folds: {features.probe_folds} goes with probe; add --probe {' '.join(PROBES)}")
 
 
 def _check_stride(window_seconds: float, stride_seconds: float) -> None:

@@ -57,6 +57,18 @@ class SourceArguments:
 
 
 @dataclass
+class TaskArguments:
+    """What of the videos the model reads."""
+
+    task: Literal["video-classification", "image-classification", "text-classification"] = option(
+        "video-classification",
+        "video-classification: clips; image-classification: a single frame of each video; text-classification: a text "
+        "of each video, such as its title",
+    )
+    text_column: Text | None = option(None, "text-classification: the column of the dataset that holds the text")
+
+
+@dataclass
 class DataArguments:
     """How clips are made of the videos."""
 
@@ -205,6 +217,9 @@ class PublishArguments:
     hub_model_id: Text | None = option(None, "repository to publish to: user/name")
     hub_private_repo: bool | None = option(None, "make that repository private if it is new")
     hub_license: Text | None = option(None, "licence of the model, as the Hub spells it: apache-2.0, mit, ...")
+    hub_videos: bool = option(
+        False, "publish what shows single videos, too: predictions.parquet, paths and small pictures in report.html"
+    )
     overwrite: bool = option(False, "replace the run that output_dir already holds")
 
 
@@ -309,11 +324,12 @@ class BenchmarkArguments:
     num_videos: Count = option(60, "videos to measure on, evenly spread over the dataset")
     rounds: Count = option(5, "times that everything is measured; the median counts")
     num_frames: Count = option(16, "frames of a clip")
-    image_size: Count | None = option(None, "height and width of a clip (default: 224, of epoch 112)")
+    image_size: Count | None = option(None, "height and width of a clip (default: 224, of epoch and step 112)")
     decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: PyAV, which brings its own FFmpeg")
-    batch_size: Count = option(4, "clips of a batch of epoch, workers and memory")
+    batch_size: Count = option(4, "clips of a batch of epoch, step, workers, memory and predict")
     num_proc: Count | None = option(
-        None, "data-loader workers, and processes that make the prepared dataset (default: one a core)"
+        None,
+        "data-loader workers, and processes that make the prepared dataset (default: one a core; predict: one less)",
     )
     num_clips: Count = option(10_000, "clips of memory")
     seed: Seed = option(42, "seed of the choice of videos, of the augmentation and of the model")
@@ -356,3 +372,42 @@ class AppArguments:
     )
     push_to_hub: Text | None = option(None, "publish the page as a Space, user/name, instead of serving it here")
     hub_private_repo: bool | None = option(None, "make that Space private if it is new")
+
+
+PROBES = ("knn", "svm", "logistic", "xgboost")
+"""Classifiers of features, by the names that --probe gives them."""
+
+
+@dataclass
+class FeatureArguments:
+    """Features of what, and what is done with them."""
+
+    model: Text | None = option(None, "folder of a run, Hub id, or any pre-trained checkpoint")
+    model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    output_dir: Text = option("outputs/features", "folder of the features, the report and the probes")
+    pooling: Literal["mean", "cls"] = option("mean", "mean of all tokens, or the CLS token of models that have one")
+    layer: int = option(-1, "hidden layer: 0 goes into the first block, 1 comes out of it; -1 is the model's end")
+    temporal_views: Count = option(1, "clips of each video")
+    spatial_crops: Literal[1, 3] = option(1, "crops of each clip")
+    keep_clips: bool = option(False, "a row a clip, in place of the average over the clips of a video")
+    sampling: Literal["segments", "dense"] | None = option(
+        None, "segments or dense, for a model that doesn't say itself (default: segments)"
+    )
+    fps: Positive | None = option(None, "frames per second of a dense clip, for a model that doesn't say itself")
+    frame_stride: Count | None = option(None, "a dense clip takes every so many-th frame of the file; instead of fps")
+    probe: list[Text] = option([], f"classifiers to fit on the features: {', '.join(PROBES)}")
+    probe_folds: Annotated[int, Field(ge=2)] | None = option(
+        None, "choose a probe's options by so many folds of train, by group, in place of the validation split"
+    )
+    batch_size: Count = option(8, "clips that the model reads at once")
+    num_workers: Annotated[int, Field(ge=0)] | None = option(
+        None, "processes that decode (default: one a core); 0 decodes between batches"
+    )
+    videos_per_shard: Count = option(128, "videos of one Parquet file, which one process makes at once")
+    decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: PyAV, which brings its own FFmpeg")
+    seed: Seed = option(42, "seed of the split, and of the probes")
+    overwrite: bool = option(False, "replace the features that output_dir already holds, in place of adding to them")
+
+    def __post_init__(self) -> None:
+        """Take `knn,svm` for two words."""
+        self.probe = list(dict.fromkeys(name for word in self.probe for name in word.replace(",", " ").split()))

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 
 from vidtune.benchmarks.pipelines import notebook_dataset
 from vidtune.data.clips import TrainingClips
-from vidtune.models.auto import load_model, read_config
+from vidtune.models.loading import load_model, read_config
 from vidtune.models.processors import load_processors, normalisation
 from vidtune.training.settings import training_arguments
 from vidtune.training.trainer import VideoTrainer

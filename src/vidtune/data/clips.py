@@ -94,7 +94,7 @@ class TrainingClips(TorchDataset[Item]):
         """
         epoch, row, repeat = (*index, 0)[:3]
         video = self.videos[row]
-        item = {"labels": _label(self.videos, video), "row": row, "epoch": epoch, "failed": False}
+        item = {"labels": row_label(self.videos, video), "row": row, "epoch": epoch, "failed": False}
         draws = range(repeat * self.num_sample, (repeat + 1) * self.num_sample)
         rngs = [np.random.default_rng([self.seed, epoch, row, draw]) for draw in draws]
         try:
@@ -151,7 +151,7 @@ class EvaluationClips(TorchDataset[Item]):
     def __getitem__(self, row: int) -> Item:
         """Return `pixel_values` (uint8 `(V, T, C, H, W)`), `labels`, `row` and whether it `failed`."""
         video = self.videos[row]
-        item = {"labels": _label(self.videos, video), "row": row, "failed": False}
+        item = {"labels": row_label(self.videos, video), "row": row, "failed": False}
         try:
             with open_row(video, self.decoder) as opened:
                 pixels = evaluation_views(opened, self.clip, self.temporal_views, self.spatial_crops)
@@ -274,6 +274,12 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
         "failed_rows": [item["row"] for item in items if item["failed"]],
         "epoch": items[0].get("epoch", 0),
     }
+
+
+def collate_frames(items: Sequence[Item]) -> dict[str, Any]:
+    """Stack clips of one frame as pictures, `(B * S, C, H, W)`, in evaluation `(B, V, C, H, W)`; see `collate`."""
+    batch = collate(items)
+    return batch | {"pixel_values": batch["pixel_values"].squeeze(-4)}
 
 
 def open_row(video: Mapping[str, Any], decoder: str = "auto") -> Video:
@@ -399,7 +405,7 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def _label(videos: Dataset, video: dict[str, Any]) -> int | torch.Tensor:
+def row_label(videos: Dataset, video: dict[str, Any]) -> int | torch.Tensor:
     """The label of a row, or, where it has a list of them, a 1 for each: float32 `(num_labels,)`; 0 without labels."""
     if "labels" not in video:
         label: int = video.get("label", 0)

@@ -32,6 +32,7 @@ def read_hub(
     revision: str | None = None,
     group_column: str | None = None,
     labelled: bool = True,
+    text_column: str | None = None,
 ) -> DatasetDict:
     """Load a dataset with a `Video` column from the Hub, or from a folder that holds a copy.
 
@@ -44,6 +45,7 @@ def read_hub(
         revision: Branch, tag or commit on the Hub; what is read is the commit that it names now.
         group_column: The column that names the group; `group`, where there is one, by default.
         labelled: Whether labels are read; else a column of videos will do.
+        text_column: The column that holds a text of each video; None: none is read.
 
     Raises:
         InputError: If it can't be reached, or has no such configuration, or no column of videos or of labels.
@@ -51,10 +53,13 @@ def read_hub(
     splits = _load(name, config, revision)
     features = next(iter(splits.values())).features
     video, label = _hub_columns(features, name, labelled)
-    if group_column and group_column not in features:
-        raise InputError(
-            f"split_by_group: {group_column!r} is no column of {name} (it has {', '.join(features)}); name one of them"
-        )
+    for field, column in (("split_by_group", group_column), ("text_column", text_column)):
+        if column and column not in features:
+            raise InputError(
+                f"{field}: {column!r} is no column of {name} (it has {', '.join(features)}); name one of them"
+            )
+    if text_column and features[text_column] not in (Value("string"), Value("large_string")):
+        raise InputError(f"text_column: {text_column!r} of {name} holds no texts; name a column of strings")
     ids = _video_ids(splits)
     parts: dict[str, list[Dataset]] = {}
     columns: list[dict[str, list[Any]]] = []
@@ -63,11 +68,13 @@ def read_hub(
         if split.lower() not in SPLITS:
             raise InputError(f"dataset: {name}: has a split {split!r}; only train, validation and test are known")
         columns.append(_hub_values(part, label, group_column or "group", ids[split], name))
+        if text_column:
+            columns[-1]["text"] = _hub_texts(part, text_column, ids[split], name)
         names = zip(columns[-1]["label"], ids[split], strict=True)
         named += [(text, SPLITS[split.lower()], video_id) for text, video_id in names]
     classes = class_label(named, name, least=2 if labelled else 1)
     of_label = "labels" if label and isinstance(features[label], List) else "label"
-    wanted = video_features(classes, of_label, folds="fold" in features)
+    wanted = video_features(classes, of_label, folds="fold" in features, texts=bool(text_column))
     for (split, part), values in zip(splits.items(), columns, strict=True):
         values[of_label] = [classes.str2int(text) for text in values.pop("label")]
         part = part.select_columns([video]).cast_column(video, Video(decode=False)).rename_columns({video: "video"})
@@ -151,6 +158,14 @@ def _hub_columns(features: Features, name: str, labelled: bool) -> tuple[str, st
             )
         found += candidates
     return found[0], found[1] if labelled else None
+
+
+def _hub_texts(part: Dataset, column: str, ids: list[str], name: str) -> list[str]:
+    texts = ["" if text is None else text.strip() for text in part[column][:]]
+    for video_id, text in zip(ids, texts, strict=True):
+        if not text:
+            raise InputError(f"dataset: {name}: {column} of {video_id} is empty; fill it in, or leave the video out")
+    return texts
 
 
 def _video_ids(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:

@@ -25,6 +25,7 @@ def load_splits(
     allow_leakage: bool = False,
     labelled: bool = True,
     videos_per_label: int | None = None,
+    text_column: str | None = None,
 ) -> tuple[DatasetDict, dict[str, Any]]:
     """Load the videos of a dataset, group and split them: the same splits for the same arguments.
 
@@ -45,6 +46,7 @@ def load_splits(
         split_number=split_number,
         group_column=split_by_group,
         labelled=labelled,
+        text_column=text_column,
     )
     videos = group_by_pattern(videos, group_pattern)
     shares = validation_fraction, test_fraction if labelled else 0.0

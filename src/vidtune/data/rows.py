@@ -32,7 +32,7 @@ def to_dataset(rows: Sequence[Row], source: str, labelled: bool = True) -> Datas
 
     Args:
         rows: `video` (path, or mapping of path and bytes), `label`, or `labels` in all rows, `split`, `video_id`, and
-            optionally `group`, `start_seconds`, `end_seconds` and, in all rows or none, `fold`.
+            optionally `group`, `start_seconds`, `end_seconds` and, in all rows or none, `fold` and `text`.
         source: What errors call the dataset.
         labelled: Whether the labels are read; else all videos have the label UNLABELLED.
 
@@ -45,7 +45,7 @@ def to_dataset(rows: Sequence[Row], source: str, labelled: bool = True) -> Datas
     classes = class_label(
         [(row[column], row["split"], row["video_id"]) for row in rows], source, least=2 if labelled else 1
     )
-    features = video_features(classes, column, folds=bool(rows) and "fold" in rows[0])
+    features = video_features(classes, column, folds="fold" in rows[0], texts="text" in rows[0])
     splits = {}
     for split in ("train", "validation", "test"):
         part = [row for row in rows if row["split"] == split]
@@ -57,13 +57,14 @@ def to_dataset(rows: Sequence[Row], source: str, labelled: bool = True) -> Datas
     return DatasetDict(splits)
 
 
-def video_features(classes: ClassLabel, column: str = "label", folds: bool = False) -> Features:
+def video_features(classes: ClassLabel, column: str = "label", folds: bool = False, texts: bool = False) -> Features:
     """Name the columns and types of a dataset of videos.
 
     Args:
         classes: The labels.
         column: `label`, one of each video, or `labels`, any number.
         folds: Whether a video states its fold.
+        texts: Whether a video has a text.
     """
     return Features(
         {
@@ -75,6 +76,7 @@ def video_features(classes: ClassLabel, column: str = "label", folds: bool = Fal
             "end_seconds": Value("float64"),
         }
         | ({"fold": Value("int64")} if folds else {})
+        | ({"text": Value("string")} if texts else {})
     )
 
 

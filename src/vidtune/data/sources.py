@@ -40,6 +40,7 @@ def load_videos(
     split_number: int = 1,
     group_column: str | None = None,
     labelled: bool = True,
+    text_column: str | None = None,
 ) -> DatasetDict:
     """Load a dataset by whatever names it.
 
@@ -51,6 +52,8 @@ def load_videos(
         split_number: Which of the official splits of UCF101 and HMDB51, 1 to 3.
         group_column: The column that names the group of a video, of a table or of a dataset of the Hub.
         labelled: Whether labels are read. If not, none need be there, and all videos have the label UNLABELLED.
+        text_column: The column that holds a text of each video, of a table or of a dataset of the Hub; the rows then
+            have a column `text`.
 
     Returns:
         Rows by split, `train` always, `validation` and `test` where the dataset has them. The labels are those of
@@ -63,11 +66,11 @@ def load_videos(
     videos, others = list_videos(path) if path.is_dir() else ([], [])
     if dataset_format == "auto":
         dataset_format = recognise(path, videos, others)
-    _check_options(dataset_format, config, revision, split_number, group_column)
+    _check_options(dataset_format, config, revision, split_number, group_column, text_column)
     if dataset_format == "hub":
-        return read_hub(str(path), config, revision, group_column, labelled)
+        return read_hub(str(path), config, revision, group_column, labelled, text_column)
     if dataset_format == "table":
-        rows = read_table(path, group_column, labelled)
+        rows = read_table(path, group_column, labelled, text_column)
     elif dataset_format == "list" and path.is_file():
         rows = read_lists(path.parent, {"train": path})
     elif not path.is_dir():
@@ -134,7 +137,12 @@ def is_hub_id(dataset: str) -> bool:
 
 
 def _check_options(
-    dataset_format: str, config: str | None, revision: str | None, split_number: int, group_column: str | None
+    dataset_format: str,
+    config: str | None,
+    revision: str | None,
+    split_number: int,
+    group_column: str | None,
+    text_column: str | None,
 ) -> None:
     """Check that nothing was asked for that the format does not know."""
     if dataset_format not in FORMATS:
@@ -150,4 +158,9 @@ def _check_options(
         raise InputError(
             f"split_by_group: {group_column!r} goes with a table or a dataset of the Hub, {other}; "
             "give its videos in a table, or tell groups by group_pattern"
+        )
+    if text_column and dataset_format not in ("table", "hub"):
+        raise InputError(
+            f"text_column: {text_column!r} goes with a table or a dataset of the Hub, {other}; "
+            "its videos have no texts: give them in a table"
         )

@@ -2,6 +2,7 @@
 
 import math
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ TABLE_COLUMNS = ("video", "label", "labels", "split", "group", "fold", "start_se
 LABEL_SEPARATOR = "|"  # of `labels` in csv and tsv
 
 
-def read_table(path: Path, group_column: str | None = None, labelled: bool = True) -> list[Row]:
+def read_table(
+    path: Path, group_column: str | None = None, labelled: bool = True, text_column: str | None = None
+) -> list[Row]:
     """Read a table: columns `video`, `label` or `labels`, and optionally the others of `TABLE_COLUMNS`.
 
     Relative paths of videos are relative to the table.
@@ -23,6 +26,7 @@ def read_table(path: Path, group_column: str | None = None, labelled: bool = Tru
         path: The table; its ending tells its kind.
         group_column: The column that names the group; `group`, where there is one, by default.
         labelled: Whether labels are read; else a column `video` will do.
+        text_column: The column that holds a text of each video; None: none is read.
 
     Raises:
         InputError: If the table can't be read, lacks a column, or holds a value that doesn't fit.
@@ -33,22 +37,26 @@ def read_table(path: Path, group_column: str | None = None, labelled: bool = Tru
     table = table.rename(columns=lambda name: str(name).strip())
     if not labelled:
         table = table.drop(columns=["label", "labels"], errors="ignore").assign(label=UNLABELLED)
-    _check_columns(list(table), path, group_column)
+    _check_columns(list(table), path, {"split_by_group": group_column, "text_column": text_column})
     if not len(table):
         raise InputError(f"dataset: {path}: holds no rows; give one a video")
     if group_column:
         table["group"] = table[group_column]
-    table = table[[name for name in TABLE_COLUMNS if name in table]].astype(object)
+    columns = [name for name in TABLE_COLUMNS if name in table]
+    if text_column:
+        table["text"] = table[text_column]
+        columns.append("text")
+    table = table[columns].astype(object)
     records = table.where(table.notna(), None).to_dict("records")
     rows = [
-        _table_row(values, path.parent, where=f"dataset: {path}: row {number}")
+        _table_row(values, path.parent, f"dataset: {path}: row {number}", text_column)
         for number, values in enumerate(records, start=1)
     ]
     check_videos([row["video"] for row in rows], str(path), "mend the paths, which are relative to the table")
     return rows
 
 
-def _check_columns(columns: list[str], path: Path, group_column: str | None) -> None:
+def _check_columns(columns: list[str], path: Path, named: Mapping[str, str | None]) -> None:
     has = f"it has {', '.join(columns)}"
     if "video" not in columns or not {"label", "labels"} & set(columns):
         missing = "label" if "video" in columns else "video"
@@ -61,11 +69,12 @@ def _check_columns(columns: list[str], path: Path, group_column: str | None) -> 
         raise InputError(f"dataset: {path}: column {missing!r} is missing ({has}); {remedy}")
     if {"label", "labels"} <= set(columns):
         raise InputError(f"dataset: {path}: has both columns `label` and `labels`; give one of them")
-    if group_column and group_column not in columns:
-        raise InputError(f"split_by_group: {group_column!r} is no column of {path} ({has}); name one of them")
+    for field, name in named.items():
+        if name and name not in columns:
+            raise InputError(f"{field}: {name!r} is no column of {path} ({has}); name one of them")
 
 
-def _table_row(values: Row, folder: Path, where: str) -> Row:
+def _table_row(values: Row, folder: Path, where: str, text_column: str | None = None) -> Row:
     for name, value in values.items():
         if isinstance(value, dict) and name == "video":
             raise InputError(f"{where}: video is the content of a file; give the folder of the dataset, not one table")
@@ -74,9 +83,10 @@ def _table_row(values: Row, folder: Path, where: str) -> Row:
     multi_label, has_folds = "labels" in values, "fold" in values
     labels = _labels(values.pop("labels"), where) if multi_label else []
     values = {name: value for name, value in values.items() if value is not None and str(value).strip()}
-    for name, needed in {"video": True, "label": not multi_label, "fold": has_folds}.items():
+    for name, needed in {"video": True, "label": not multi_label, "fold": has_folds, "text": text_column}.items():
         if needed and name not in values:
-            raise InputError(f"{where}: {name} is empty; fill it in, or delete the row")
+            called = text_column if name == "text" else name
+            raise InputError(f"{where}: {called} is empty; fill it in, or delete the row")
     split = str(values.get("split", "train")).strip()
     if split.lower() not in SPLITS:
         raise InputError(f"{where}: split is {split!r}; give train, validation or test")
@@ -96,7 +106,8 @@ def _table_row(values: Row, folder: Path, where: str) -> Row:
         "end_seconds": end,
     }
     row |= {"labels": labels} if multi_label else {"label": str(values["label"]).strip()}
-    return row | ({"fold": _fold(values["fold"], where)} if has_folds else {})
+    row |= {"fold": _fold(values["fold"], where)} if has_folds else {}
+    return row | ({"text": str(values["text"]).strip()} if text_column else {})
 
 
 def _labels(value: Any, where: str) -> list[str]:

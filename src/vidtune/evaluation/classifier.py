@@ -13,9 +13,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 from vidtune.data.clips import ClipFormat
 from vidtune.data.transforms import crop_views
 from vidtune.errors import InputError
-from vidtune.models.auto import CLIP_RECORD, clip_settings, load_classifier
 from vidtune.models.exported import WEIGHTS_ENDING, exported_file, load_exported
+from vidtune.models.loading import CLIP_RECORD, clip_settings, load_trained
 from vidtune.models.processors import normalisation, saved_processors
+
+PROBE_RECORD = "probe.json"
+"""The file by which a folder is known to hold a probe of `extract_features.py`."""
 
 
 class Prediction(NamedTuple):
@@ -114,8 +117,8 @@ def load_predictor(
     """Load a model to predict with.
 
     Args:
-        name: Folder of a run (a plain model or an adapter), Hub id, or an exported model: its file or folder, with
-            configuration and processor beside it.
+        name: Folder of a run (a plain model or an adapter), Hub id, an exported model: its file or folder, with
+            configuration and processor beside it; or the folder of a probe.
         revision: Branch, tag or commit on the Hub.
         device: As torch names it; None: the first GPU, else the CPU. An exported model computes on the CPU.
         sampling: As of `clip_settings`, for a model that doesn't say itself.
@@ -125,13 +128,17 @@ def load_predictor(
     Raises:
         InputError: If there is no such model, it has no processor, has not been fine-tuned, or is not for videos.
     """
+    if (Path(name) / PROBE_RECORD).is_file():
+        from vidtune.evaluation.saved_probe import load_probe  # which needs a Classifier
+
+        return load_probe(name, device=device, sampling=sampling, fps=fps, frame_stride=frame_stride)
     if file := exported_file(name):
         model = load_exported(file)
         # Of a copy: it forgets the temperature
         clip = ClipFormat(**clip_settings(deepcopy(model.config), sampling, fps, frame_stride))
         normal = normalisation(saved_processors(str(file.parent), field="model")[0])
         return Classifier(model, model.config, clip, *normal, torch.device("cpu"), file_digest(file))
-    network, settings, mean, std = load_classifier(name, revision, sampling, fps, frame_stride)
+    network, settings, mean, std = load_trained(name, revision, sampling, fps, frame_stride)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     fingerprint = weights_digest(network)
     network.to(chosen).eval()

@@ -1,5 +1,6 @@
 """Two models on the same videos."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ def read_report(path: str) -> pa.Table:
         InputError: If there are none.
     """
     file = Path(path).expanduser()
+    if not file.exists():
+        raise InputError(f"compare: {file}: does not exist; give the folder of a run, or its report.json")
     try:
         return read_predictions(file.parent if file.suffix == ".json" else file)
     except InputError as error:
@@ -43,9 +46,8 @@ def compare(ours: pa.Table, theirs: pa.Table, name: str) -> dict[str, Any]:
         InputError: If no video was scored by both, or one has another label there.
     """
     here, there = _scored(ours), _scored(theirs)
+    check_overlap(list(here), theirs, name)
     both = [video_id for video_id in here if video_id in there]
-    if not both:
-        raise InputError(f"compare: {name}: scored none of these videos; give a report on the same split")
     for video_id in both:
         label, other = here[video_id]["label"], there[video_id]["label"]
         if _names(label) != _names(other):
@@ -60,6 +62,16 @@ def compare(ours: pa.Table, theirs: pa.Table, name: str) -> dict[str, Any]:
         "only_there": sorted(there.keys() - here.keys()),
         **paired_difference(right, other_right, [here[video_id]["group"] for video_id in both]),
     }
+
+
+def check_overlap(video_ids: Sequence[str], theirs: pa.Table, name: str) -> None:
+    """Check that a model scored some of these videos.
+
+    Raises:
+        InputError: If it scored none.
+    """
+    if not _scored(theirs).keys() & set(video_ids):
+        raise InputError(f"compare: {name}: scored none of these videos; give a report on the same split")
 
 
 def _scored(table: pa.Table) -> dict[str, dict[str, Any]]:

@@ -97,7 +97,8 @@ def print_summary(report: Mapping[str, Any], output_dir: Path, predict_command: 
     from rich.table import Table
 
     shown = {"accuracy": "accuracy", "mean_average_precision": "mAP", "top5_accuracy": "top-5", "macro_f1": "macro F1"}
-    shown = {name: title for name, title in shown.items() if any(name in part for part in report["metrics"].values())}
+    parts = report["metrics"].values()
+    shown = {name: title for name, title in shown.items() if any(part.get(name) is not None for part in parts)}
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("split", "videos", "failed", *shown.values(), "videos/s"):
         table.add_column(column, justify="left" if column == "split" else "right")

@@ -17,8 +17,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.models.vjepa2.modeling_vjepa2 import VJEPA2AttentivePooler
 
 from vidtune.errors import InputError
-from vidtune.models.auto import CLIP_RECORD
 from vidtune.models.configurations import AttentiveProbeConfig
+from vidtune.models.loading import CLIP_RECORD
 from vidtune.models.positions import clip_shape
 from vidtune.training.optimization import takes_weight_decay
 

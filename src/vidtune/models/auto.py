@@ -1,341 +1,168 @@
-"""Models and processors by the Auto classes: a checkpoint with a fresh head, or a configuration from scratch."""
+"""The table of the Auto classes: what turns raw input into tensors, tensors into features, features into logits.
 
-import difflib
-import logging
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+A *processor* makes tensors, a *backbone* makes features of them, a *task model* is a backbone with a head and a loss.
+For each an Auto class finds in the checkpoint's configuration which specific class it is (docs/autoclass.md).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING,
-    AutoConfig,
-    AutoModelForImageClassification,
-    AutoModelForVideoClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+import transformers
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from vidtune.errors import InputError, first_line
 from vidtune.hub import locate
-from vidtune.models.configurations import ARCHITECTURES, FrameClassifierConfig, ZooConfig
-from vidtune.models.frames import FrameClassifierForVideoClassification
-from vidtune.models.positions import clip_shape, with_clips
-from vidtune.models.processors import load_processors, normalisation, processor_size, saved_processors
-from vidtune.models.shape import frames_key, patch_shape, side_length, size_key
-from vidtune.models.weights import import_weights
+from vidtune.models.processors import saved_processors
 
-# It would list every weight of a decoder that no classifier has; what is missing is checked and named here.
-logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
 
-CLIP_RECORD = "vidtune"
-"""The field of a model's configuration that says how its clips were sampled: `{"sampling": ..., "fps": ...}`, or
-`frame_stride` in place of `fps`; and the `temperature` of its probabilities, if one was fitted."""
+class Classes(NamedTuple):
+    """Names of classes of transformers, by purpose; of several processors, the first that a checkpoint has."""
 
-SETTLED = PretrainedConfig().to_dict().keys() | {
-    *("model_type", "architecture", "image_config", "network_config", "position_grid", CLIP_RECORD)
+    preprocessing: tuple[str, ...]
+    features: str
+    task: str
+
+
+AUTO = {
+    "video-classification": Classes(
+        ("AutoImageProcessor", "AutoVideoProcessor"), "AutoModel", "AutoModelForVideoClassification"
+    ),
+    "image-classification": Classes(("AutoImageProcessor",), "AutoModel", "AutoModelForImageClassification"),
+    "text-classification": Classes(("AutoTokenizer",), "AutoModel", "AutoModelForSequenceClassification"),
 }
-"""Fields of a configuration that say what model it is, or follow from the labels, the clips or from saving it."""
+"""By task: the Auto classes."""
+
+SPECIFIC = {
+    "video-classification": {
+        "VideoMAE": Classes(
+            ("VideoMAEImageProcessor", "VideoMAEVideoProcessor"), "VideoMAEModel", "VideoMAEForVideoClassification"
+        ),
+        "TimeSformer": Classes(
+            ("VideoMAEImageProcessor", "VideoMAEVideoProcessor"),
+            "TimesformerModel",
+            "TimesformerForVideoClassification",
+        ),
+        "ViViT": Classes(("VivitImageProcessor", "VivitVideoProcessor"), "VivitModel", "VivitForVideoClassification"),
+        "V-JEPA 2": Classes(("VJEPA2VideoProcessor",), "VJEPA2Model", "VJEPA2ForVideoClassification"),
+    },
+    "image-classification": {"ViT": Classes(("ViTImageProcessor",), "ViTModel", "ViTForImageClassification")},
+    "text-classification": {"BERT": Classes(("BertTokenizer",), "BertModel", "BertForSequenceClassification")},
+}
+"""By task and family of models: the classes that the Auto classes of that task pick."""
 
 
-def read_config(
-    model_name_or_path: str | None,
-    config_name: str | None,
-    config_overrides: Mapping[str, Any],
-    labels: Sequence[str],
-    num_frames: int | None = None,
-    image_size: int | None = None,
-    revision: str | None = None,
-) -> PretrainedConfig:
-    """Read the configuration of a checkpoint, or make one to train from scratch, and set the labels.
+def load_processor(task: str, name: str, revision: str | None = None, field: str = "model") -> Any:
+    """Load what turns frames, a picture or a text into tensors.
 
-    A model of images, of either origin, becomes one that is applied to each frame.
-
-    Args:
-        model_name_or_path: Checkpoint, Hub id or folder; or None.
-        config_name: Without a checkpoint: model type, name of ARCHITECTURES, folder or JSON file.
-        config_overrides: Fields to change.
-        labels: Names of the labels, in order.
-        num_frames: Frames of a clip; None: as the configuration says.
-        image_size: Height and width of a clip, likewise.
-        revision: Branch, tag or commit of a checkpoint on the Hub.
-
-    Raises:
-        InputError: If there is no such checkpoint or type, or frames and size don't fit the model.
-    """
-    if model_name_or_path:
-        source = locate(model_name_or_path, revision=revision)
-        config = _load("model_name_or_path", AutoConfig.from_pretrained, source, revision=revision)
-        _override(config, config_overrides)
-        if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-            # Many models of images read other sizes than they were built for; their processors tell.
-            processor = saved_processors(model_name_or_path, revision)[-1]
-            config = FrameClassifierConfig(image_config=config, image_size=processor_size(processor))
-    else:
-        config = _new_config(str(config_name))
-        _override(config, config_overrides)
-        if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-            if image_size is not None and hasattr(config, "image_size"):
-                config.image_size = image_size
-            size = side_length(getattr(config, "image_size", 224))
-            config = FrameClassifierConfig(image_config=config, image_size=size)
-    for key, value in ((frames_key(config), num_frames), (size_key(config), image_size)):
-        if value is not None and hasattr(config, key):
-            setattr(config, key, value)
-    _check_shape(config, "model_name_or_path" if model_name_or_path else "config_name")
-    getattr(config, CLIP_RECORD, {}).pop("temperature", None)  # of other weights than training will make
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    return config
-
-
-def clip_settings(
-    config: PretrainedConfig, sampling: str | None, fps: float | None, frame_stride: int | None = None
-) -> dict[str, Any]:
-    """Say what clips a model reads, and keep it in its configuration.
+    A processor that still has its name of transformers 4 (`VideoMAEFeatureExtractor`) is read as its successor.
 
     Args:
-        config: The model's configuration; one that vidtune saved tells its sampling and rate.
-        sampling: What was asked for; None for the model's own, else `segments`.
-        fps: Frames per second of a dense clip; None for the model's own, else 7.5.
-        frame_stride: In place of `fps`: every so many-th frame of a file; None for the model's own.
-
-    Returns:
-        `num_frames`, `image_size`, `sampling`, and `fps` or `frame_stride`.
+        task: One of AUTO.
+        name: Folder or Hub id of a checkpoint.
+        revision: Branch, tag or commit on the Hub.
+        field: What errors call the checkpoint's option.
 
     Raises:
-        InputError: If sampling or rate differ from those the checkpoint was trained with.
+        InputError: If the checkpoint is not for the task, or has no processor or no words in its tokenizer.
     """
-    record = getattr(config, CLIP_RECORD, {})
-    rate = "frame_stride" if "frame_stride" in record else "fps"
-    for name, value, trained in (
-        ("sampling", sampling, "sampling"),
-        ("fps", fps, rate),
-        ("frame_stride", frame_stride, rate),
-    ):
-        if value is not None and trained in record and (name, value) != (trained, record[trained]):
-            other = "" if name == trained else f"{trained} "
-            raise InputError(
-                f"{name}: got {value}, but the model was trained with {other}{record[trained]}; leave {name} out"
-            )
-    stride = frame_stride or record.get("frame_stride")
-    settings = {
-        "sampling": sampling or record.get("sampling", "dense" if fps or stride else "segments"),
-        **({"frame_stride": stride} if stride else {"fps": fps or record.get("fps", 7.5)}),
-    }
-    setattr(config, CLIP_RECORD, settings)
-    shape = {
-        "num_frames": getattr(config, frames_key(config)),
-        "image_size": side_length(getattr(config, size_key(config))),
-    }
-    return shape | settings
+    source = _find(task, name, revision, field)
+    if task != "text-classification":
+        return saved_processors(source, revision, field)[-1]
+    tokenizer = load_with(field, AutoTokenizer.from_pretrained, source, revision=revision)
+    # Without its files, transformers 5 makes one that knows nothing but special tokens, and says so nowhere.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(f"{field}: {name}: has no tokenizer; put its tokenizer.json or vocab.txt beside the weights")
+    return tokenizer
 
 
-def load_model(
-    config: PretrainedConfig,
-    model_name_or_path: str | None,
-    revision: str | None = None,
-    weights: str | None = None,
-) -> tuple[PreTrainedModel, list[str]]:
-    """Load a checkpoint with a head for the labels of `config`, or build the model from scratch.
+def load_backbone(task: str, name: str, revision: str | None = None, field: str = "model") -> PreTrainedModel:
+    """Load what turns tensors into features: `last_hidden_state`, shape `(B, tokens, hidden size)`.
 
-    Weights are float32, whatever they were saved as: training keeps them so, and lowers the precision where it counts.
+    A pooler that the checkpoint has no weights for is left out: its features would be random.
 
     Args:
-        config: As `read_config` returned it, or as a run saved it.
-        model_name_or_path: Checkpoint, Hub id or folder; None for a new model.
-        revision: Branch, tag or commit of a checkpoint on the Hub.
-        weights: File of pytorchvideo's or torchvision's own weights, for a new model of theirs.
-
-    Returns:
-        The model, and the names of the parameters that start from random numbers.
+        task: As of `load_processor`, like the rest.
+        name: Likewise.
+        revision: Likewise.
+        field: Likewise.
 
     Raises:
-        InputError: If there is no such model, weights of its backbone are missing or of another shape, or it can't
-            read the clips of `config`.
+        InputError: If the checkpoint is not for the task, or lacks weights.
     """
-    if weights and (model_name_or_path or not isinstance(config, ZooConfig)):
-        raise InputError(f"weights: {weights}: goes with config_name: one of {', '.join(ARCHITECTURES)}")
-    if model_name_or_path is None:
-        model = _load("config_overrides", AutoModelForVideoClassification.from_config, config, dtype=torch.float32)
-        fresh = import_weights(model, weights) if weights else [name for name, _ in model.named_parameters()]
-        return model, sorted(fresh)
-    source = locate(model_name_or_path, revision=revision)
-    from vidtune.models.tuning import adapter_base
-
-    if base := adapter_base(source, revision):
-        raise InputError(
-            f"model_name_or_path: {model_name_or_path}: is an adapter of {base[0]}, no whole model; give that one, "
-            "or a run with merge_lora"
-        )
-    own = _load("model_name_or_path", AutoConfig.from_pretrained, source, revision=revision)
-    is_of_images = isinstance(config, FrameClassifierConfig) and own.model_type != config.model_type
-    changed = _changed_fields(config.image_config if is_of_images else config, own)
-    auto = AutoModelForImageClassification if is_of_images else AutoModelForVideoClassification
-    model, info = _load(
-        "model_name_or_path",
-        auto.from_pretrained,
-        source,
-        revision=revision,
-        id2label=config.id2label,
-        label2id=config.label2id,
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        **changed,
-    )
-    new = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
-    if is_of_images:
-        model = FrameClassifierForVideoClassification(config, model)
-        new = {f"{model.base_model_prefix}.{name}" for name in new}
-    setattr(model.config, CLIP_RECORD, getattr(config, CLIP_RECORD, {}))
-    prefix = f"{model.base_model_prefix}."
-    if isinstance(model, FrameClassifierForVideoClassification):
-        prefix += f"{model.image_model.base_model_prefix}."
-    backbone = sorted(name for name in new if name.startswith(prefix))
-    if backbone:
-        overridden = f"leave {', '.join(changed)} out of config_overrides"
-        raise InputError(
-            f"model_name_or_path: {model_name_or_path}: {len(backbone)} weights of the backbone are missing or of "
-            f"another shape, {backbone[0]} first; "
-            f"{overridden if changed else f'choose a checkpoint of a {_kind(config)} model'}"
-        )
-    unused = sorted(
-        name for name in info["unexpected_keys"] if re.search(r"\.\d+\.", name) and name.startswith(prefix)
-    )
-    if changed and unused:
-        raise InputError(
-            f"config_overrides: {', '.join(changed)}: {len(unused)} weights of the checkpoint would be left out, "
-            f"{unused[0]} first; leave it out"
-        )
-    new |= _renew_foreign_head(model, source, revision)
-    if clip_shape(config) != clip_shape(model.config):
-        model = with_clips(model, *clip_shape(config))
-    return model, sorted(new)
+    source = _find(task, name, revision, field)
+    model, missing = _load_model(field, AutoModel, source, revision=revision)
+    if missing and all(key.startswith("pooler.") for key in missing):
+        model.pooler, missing = None, set()
+    if missing:
+        raise InputError(f"{field}: {name}: has no weights for {min(missing)}; choose a checkpoint that is whole")
+    return model
 
 
 def load_classifier(
-    name: str,
-    revision: str | None = None,
-    sampling: str | None = None,
-    fps: float | None = None,
-    frame_stride: int | None = None,
-) -> tuple[PreTrainedModel, dict[str, Any], Sequence[float], Sequence[float]]:
-    """Load a trained model and what its input is.
+    task: str, name: str, labels: Sequence[str] = (), revision: str | None = None, field: str = "model"
+) -> PreTrainedModel:
+    """Load a backbone with the head of a task: its `logits` have the shape `(B, labels)`.
 
     Args:
-        name: Folder of a run, or Hub id.
-        revision: Branch, tag or commit on the Hub.
-        sampling: As of `clip_settings`, for a model that doesn't say itself.
-        fps: Likewise.
-        frame_stride: Likewise.
-
-    Returns:
-        The model, the settings of its clips (as `clip_settings`), and the mean and the standard deviation by channel
-        that its processor normalises with, of values in [0, 1].
+        task: As of `load_processor`.
+        name: Likewise.
+        labels: Names of the labels of a head; one that the checkpoint has for as many labels is kept, else it is new.
+            Empty: the checkpoint's own head.
+        revision: As of `load_processor`.
+        field: Likewise.
 
     Raises:
-        InputError: If there is no such model, it has not been fine-tuned, or it is not for videos.
+        InputError: If the checkpoint is not for the task, or lacks weights, of the head too where `labels` is empty.
     """
-    from vidtune.models.tuning import adapter_base, with_adapter
-
-    source = locate(name, "model", revision)
-    config = _load("model", AutoConfig.from_pretrained, source, revision=revision)
-    if type(config) not in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING:
-        raise InputError(f"model: {name}: a {_kind(config)} model reads no videos; give a fine-tuned one that does")
-    if base := adapter_base(source, revision):
-        model = with_adapter(load_model(config, *base)[0], source, revision)
-    else:
-        load = AutoModelForVideoClassification.from_pretrained
-        model, info = _load("model", load, source, revision=revision, dtype=torch.float32, output_loading_info=True)
-        if info["missing_keys"]:
-            raise InputError(f"model: {name}: has no weights for {min(info['missing_keys'])}; give a fine-tuned model")
-    processors = load_processors(source, model.config, revision, "model")
-    record = getattr(model.config, CLIP_RECORD, {})
-    settings = clip_settings(model.config, sampling, fps, frame_stride)
-    setattr(model.config, CLIP_RECORD, record | getattr(model.config, CLIP_RECORD))  # it may hold the temperature, too
-    return model, settings, *normalisation(processors[0])
+    source = _find(task, name, revision, field)
+    head: dict[str, Any] = {}
+    if labels:
+        head = {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: index for index, label in enumerate(labels)},
+            "ignore_mismatched_sizes": True,
+        }
+    model, missing = _load_model(field, getattr(transformers, AUTO[task].task), source, revision=revision, **head)
+    prefix = f"{model.base_model_prefix}."
+    needed = {key for key in missing if not labels or (key.startswith(prefix) and ".pooler." not in key)}
+    if needed:
+        remedy = "choose a checkpoint that is whole" if labels else "give the labels of a new head"
+        raise InputError(f"{field}: {name}: has no weights for {min(needed)}; {remedy}")
+    return model
 
 
-def _load(field: str, loader: Any, *args: Any, **kwargs: Any) -> Any:
+def load_with(field: str, loader: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a loader of transformers, and say in one line what it has against its arguments."""
     try:
         return loader(*args, **kwargs)
     except Exception as error:  # whatever transformers and safetensors raise
-        name = args[0] if isinstance(args[0], str) else _kind(args[0])
+        first = args[0]
+        name = first if isinstance(first, str) else getattr(first, "architecture", None) or first.model_type
         raise InputError(f"{field}: {name}: can't be loaded: {first_line(error)}") from None
 
 
-def _kind(config: PretrainedConfig) -> str:
-    return str((isinstance(config, ZooConfig) and config.architecture) or config.model_type)
+def _find(task: str, name: str, revision: str | None, field: str) -> str:
+    """Find a checkpoint, and check that its configuration is of a model for the task."""
+    if task not in AUTO:
+        raise InputError(f"task: {task}: choose one of {', '.join(AUTO)}")
+    source = locate(name, field, revision)
+    config = load_with(field, AutoConfig.from_pretrained, source, revision=revision)
+    fitting = [each for each, classes in AUTO.items() if type(config) in _models(classes.task)]
+    if task not in fitting:
+        good = f", which is for {' and '.join(fitting)}" if fitting else ""
+        raise InputError(f"{field}: {name}: is a {config.model_type} model{good}; choose one for {task}")
+    return source
 
 
-def _new_config(name: str) -> PretrainedConfig:
-    if name in ARCHITECTURES:
-        return ZooConfig(architecture=name)
-    if name in CONFIG_MAPPING:
-        return CONFIG_MAPPING[name]()
-    if Path(name).exists():
-        return _load("config_name", AutoConfig.from_pretrained, name)
-    near = difflib.get_close_matches(name, [*CONFIG_MAPPING, *ARCHITECTURES], n=1)
-    hint = f"did you mean {near[0]}?" if near else "give a model type such as videomae, a folder or a JSON file"
-    raise InputError(f"config_name: {name}: no such model type or file; {hint}")
+def _models(auto: str) -> Any:
+    """The models that an Auto class picks from, by the class of their configuration."""
+    return getattr(transformers, auto)._model_mapping
 
 
-def _override(config: PretrainedConfig, overrides: Mapping[str, Any]) -> None:
-    known = config.to_dict().keys() - SETTLED
-    for key, value in overrides.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
-            raise InputError(f"config_overrides: {key}: unknown to {_kind(config)}; {hint}")
-        try:
-            setattr(config, key, value)
-        except (TypeError, ValueError, StrictDataclassFieldValidationError) as error:
-            reason = first_line(error.__cause__ or error)
-            raise InputError(f"config_overrides: {key}: got {value!r}: {reason}") from None
-
-
-def _changed_fields(config: PretrainedConfig, own: PretrainedConfig) -> dict[str, Any]:
-    """Find the fields of a checkpoint's own configuration that `config` has with other values, but for the clips'."""
-    fields = own.to_dict().keys() - SETTLED - {frames_key(own), size_key(own)}
-    pairs = ((name, getattr(own, name, None), getattr(config, name, None)) for name in sorted(fields))
-    return {name: value for name, old, value in pairs if value != old}
-
-
-def _check_shape(config: PretrainedConfig, field: str) -> None:
-    """Check that a clip falls into whole patches."""
-    frames, size = getattr(config, frames_key(config), None), getattr(config, size_key(config), None)
-    if frames is None or size is None:
-        raise InputError(
-            f"{field}: a {config.model_type} model reads no clips; choose one of videomae, timesformer, vivit, "
-            f"vjepa2, videoprism_vision_model, {', '.join(ARCHITECTURES)}, or a model of images such as vit"
-        )
-    depth, patch = patch_shape(config)
-    for name, value, unit, of in (
-        ("num_frames", frames, depth, "tubelet_size"),
-        ("image_size", side_length(size), patch, "patch_size"),
-    ):
-        if unit < 1:
-            raise InputError(f"{of}: got {unit}; give at least 1")
-        if not isinstance(value, int) or value < 1 or value % unit:
-            raise InputError(f"{name}: got {value}; give a multiple of {unit}, the {of} of the model")
-
-
-def _renew_foreign_head(model: PreTrainedModel, name: str, revision: str | None) -> set[str]:
-    """Start the head afresh where the checkpoint's has as many labels, but others: names of what was renewed."""
-    old = AutoConfig.from_pretrained(name, revision=revision).id2label
-    head = getattr(model, "classifier", None)
-    if head is None or old == model.config.id2label or len(old) != model.config.num_labels:
-        return set()
-    for module in head.modules():
-        module._is_hf_initialized = False
-        for parameter in module.parameters(recurse=False):
-            parameter._is_hf_initialized = False
-    head.apply(model._init_weights)
-    place = next(place for place, module in model.named_modules() if module is head)
-    return {f"{place}.{parameter}" for parameter, _ in head.named_parameters()}
+def _load_model(field: str, auto: Any, source: str, **options: Any) -> tuple[PreTrainedModel, set[str]]:
+    """Load weights as float32: the model, and the names of those that the checkpoint lacks."""
+    model, info = load_with(
+        field, auto.from_pretrained, source, dtype=torch.float32, output_loading_info=True, **options
+    )
+    return model.eval(), set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}

@@ -7,10 +7,12 @@ import inspect
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from vidtune.errors import InputError
 from vidtune.models.configurations import FrameClassifierConfig
+from vidtune.models.shape import side_length
 
 
 class FrameClassifierForVideoClassification(PreTrainedModel):  # type: ignore[misc]
@@ -59,3 +61,51 @@ class FrameClassifierForVideoClassification(PreTrainedModel):  # type: ignore[mi
 
     def _init_weights(self, module: nn.Module) -> None:
         self.image_model._init_weights(module)
+
+
+def check_frames(config: PretrainedConfig, name: str) -> None:
+    """Check that a configuration is of a model of images.
+
+    Args:
+        config: As `read_config` returns it.
+        name: What errors call the model.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if not isinstance(config, FrameClassifierConfig):
+        raise InputError(
+            f"task: image-classification: {name}: a {config.model_type} model reads no single frames; give one of "
+            "images, such as vit"
+        )
+
+
+KEPT = ("id2label", "label2id", "problem_type", "vidtune")
+"""Fields of a configuration that say what a model was trained for, whichever way it reads frames."""
+
+
+def model_of_one_frame(image_model: PreTrainedModel, image_size: int | None) -> FrameClassifierForVideoClassification:
+    """Have a trained model of images read clips, of one frame each."""
+    config = FrameClassifierConfig(image_config=image_model.config, num_frames=1, image_size=image_size)
+    _copy_fields(image_model.config, config)
+    return FrameClassifierForVideoClassification(config, image_model)
+
+
+def image_model_of(model: FrameClassifierForVideoClassification) -> PreTrainedModel:
+    """Take the model of images out, as the pipeline of image classification loads it.
+
+    Raises:
+        InputError: If the table of its positions is of another size than the frames, which a pipeline can't tell it.
+    """
+    image_model: PreTrainedModel = model.image_model
+    size, own_size = model.config.image_size, side_length(getattr(image_model.config, "image_size", None))
+    if model.options and size != own_size:
+        raise InputError(f"image_size: {size}: the model reads single frames of {own_size} px only; leave it out")
+    _copy_fields(model.config, image_model.config)
+    return image_model
+
+
+def _copy_fields(source: PretrainedConfig, target: PretrainedConfig) -> None:
+    for name in KEPT:
+        if hasattr(source, name):
+            setattr(target, name, getattr(source, name))

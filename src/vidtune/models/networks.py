@@ -190,7 +190,8 @@ class MotionCNN(nn.Module):
     @staticmethod
     def _block(channels: int) -> nn.Module:
         shortcut = nn.Sequential(nn.Conv3d(channels, 2 * channels, 1, 2, bias=False), nn.BatchNorm3d(2 * channels))
-        return BasicBlock(channels, 2 * channels, Conv3DSimple, 2, shortcut)
+        block: nn.Module = BasicBlock(channels, 2 * channels, Conv3DSimple, 2, shortcut)
+        return block
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {

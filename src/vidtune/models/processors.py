@@ -50,6 +50,11 @@ def load_processors(
     return processors
 
 
+def picture_processor(size: int, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """Make the processor of a model of single frames: it crops as clips are, where its checkpoint's may distort."""
+    return _clip_processor("ViTImageProcessor", size, mean, std)
+
+
 def saved_processors(
     model_name_or_path: str, revision: str | None = None, field: str = "model_name_or_path"
 ) -> list[Any]:
@@ -154,11 +159,8 @@ def _mended_processor(name: str, revision: str | None, folder: str) -> str | Non
         return None
     values.pop("feature_extractor_type", None)
     values["image_processor_type"] = old.replace("FeatureExtractor", "ImageProcessor")
-    # Sizes were plain numbers once.
+    # Sizes were plain numbers once, which the classes still read, and cropped to the same number.
     if isinstance(values.get("size"), int):
-        values["size"] = {"shortest_edge": values["size"]}
-        values.setdefault(
-            "crop_size", {"height": values["size"]["shortest_edge"], "width": values["size"]["shortest_edge"]}
-        )
+        values.setdefault("crop_size", values["size"])
     (Path(folder) / "preprocessor_config.json").write_text(json.dumps(values), encoding="utf-8")
     return folder

@@ -77,6 +77,9 @@ def apply_tuning(
     Raises:
         InputError: If the model has no such blocks or layers, or a part that would stay frozen is random.
     """
+    pooler = next((name for name in new if ".pooler." in name), None)  # of a model of texts
+    if pooler and tuning in ("lora", "linear_probe"):
+        raise InputError(f"tuning: {tuning}: {pooler} of the checkpoint is missing, and would stay random; use full")
     if tuning == "lora":
         return _with_lora(
             model, base_model, revision, lora_targets, r=lora_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout

@@ -38,6 +38,14 @@ RUN_FILES = (
     "adapter_model.safetensors",
     "adapter/*.json",
     "adapter/*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "*.model",
     "processor_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
@@ -49,17 +57,9 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
     """Check that a run may write into a folder: it is new, empty, or a run that is to be resumed or replaced.
 
     Raises:
-        InputError: If it holds something else.
+        InputError: If it holds something else, or can't be written.
     """
-    try:
-        found = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-        # Can be written to. Named as unfinished, since other processes of this run look into the folder, too.
-        with tempfile.TemporaryDirectory(prefix=".", suffix=STAGING, dir=found):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"output_dir: {output_dir}: can't be written ({error.strerror}); give another folder"
-        ) from None
+    check_writable(output_dir)
     if not output_dir.exists() or all(is_unfinished(path) for path in output_dir.iterdir()):
         if resume:
             raise InputError(f"resume_from_checkpoint: {output_dir} holds no run; leave it out, or mend --output_dir")
@@ -71,6 +71,23 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
             f"output_dir: {output_dir}: holds another run; give another folder, "
             "--resume_from_checkpoint auto, or --overwrite"
         )
+
+
+def check_writable(output_dir: Path) -> None:
+    """Check that a folder can be written, or made.
+
+    Raises:
+        InputError: If it can't.
+    """
+    try:
+        found = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+        # Named as unfinished, since other processes of this run look into the folder, too
+        with tempfile.TemporaryDirectory(prefix=".", suffix=STAGING, dir=found):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"output_dir: {output_dir}: can't be written ({error.strerror}); give another folder"
+        ) from None
 
 
 def is_run(folder: Path) -> bool:

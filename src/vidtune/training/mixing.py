@@ -106,7 +106,7 @@ def mix_clips(pixels: Tensor, targets: Tensor, mix: Mix) -> tuple[Tensor, Tensor
     """Mix clips and their targets.
 
     Args:
-        pixels: float `(N, T, C, H, W)`.
+        pixels: float `(N, T, C, H, W)`, or of single frames `(N, C, H, W)`.
         targets: float `(N, num_labels)`.
         mix: How, as `draw_mix` says.
 
@@ -118,5 +118,6 @@ def mix_clips(pixels: Tensor, targets: Tensor, mix: Mix) -> tuple[Tensor, Tensor
     y, x = (torch.arange(length, device=pixels.device) for length in pixels.shape[-2:])
     in_box = ((y >= top) & (y < bottom))[:, :, None] & ((x >= left) & (x < right))[:, None]
     own = shares[:, None, None].masked_fill(in_box, 0.0)
-    mixed = torch.lerp(pixels[partners], pixels, own[:, None, None].to(pixels.dtype))
+    share = own.reshape(len(own), *[1] * (pixels.ndim - 3), *own.shape[1:]).to(pixels.dtype)
+    mixed = torch.lerp(pixels[partners], pixels, share)
     return mixed, torch.lerp(targets[partners], targets, own.mean((1, 2))[:, None].to(targets.dtype))

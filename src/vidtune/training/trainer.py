@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from vidtune.data.clips import FAILED, EpochSampler, collate, failure
+from vidtune.data.clips import FAILED, EpochSampler, Item, collate, failure
 from vidtune.errors import InputError, VideoError, first_line
 from vidtune.evaluation.metrics import scalar_metrics
 from vidtune.evaluation.scoring import average_views
@@ -36,20 +36,25 @@ from vidtune.training.mixing import Mixing, draw_mix, mix_clips
 from vidtune.training.optimization import layer_ids, parameter_groups, stepped
 from vidtune.training.weights import complete_adapter, has_adapter, has_plain_weights, load_weights, merge_adapter
 
+ROW_FACTS = {"rows", "failed_rows", "epoch"}
+"""What of a batch is not for the model."""
+
 
 class VideoTrainer(Trainer):  # type: ignore[misc]
     """A Trainer for video classification.
 
-    Datasets yield uint8 `pixel_values` and `labels` (see `vidtune.data.clips`), which are normalised on the device.
+    Datasets yield uint8 `pixel_values` and `labels` (see `vidtune.data.clips`), which are normalised on the device, or
+    tokens of texts (see `vidtune.data.texts`).
     The views of a video are scored together and its probabilities averaged. A video that failed has label FAILED,
     which no loss and no metric counts.
 
     Args:
-        model: Any model of AutoModelForVideoClassification.
+        model: Any model of AutoModelForVideoClassification, of images or of texts, as the collator makes its input.
         args: Training arguments.
-        image_mean: Mean that the model's processor subtracts, of values in [0, 1], by channel.
+        image_mean: Mean that the model's processor subtracts, of values in [0, 1], by channel; texts need none.
         image_std: Standard deviation that it divides by, by channel.
         label_names: Names of the labels, in order.
+        data_collator: What makes a batch of items, as `collate`.
         processors: Saved beside the model.
         on_error: `raise`: a failed training video ends the run with VideoError; `skip`: it is left out, and listed in
             `failed_rows`.
@@ -73,9 +78,10 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         model: PreTrainedModel,
         args: TrainingArguments,
         *,
-        image_mean: Sequence[float],
-        image_std: Sequence[float],
+        image_mean: Sequence[float] = (),
+        image_std: Sequence[float] = (),
         label_names: Sequence[str],
+        data_collator: Callable[[Sequence[Item]], dict[str, Any]] = collate,
         processors: Sequence[Any] = (),
         on_error: str = "raise",
         multi_label: bool = False,
@@ -105,7 +111,7 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             super().__init__(
                 model,
                 args,
-                data_collator=collate,
+                data_collator=data_collator,
                 compute_loss_func=loss,
                 compute_metrics=score,
                 **kwargs,
@@ -242,7 +248,9 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
                 failed = (inputs["labels"].reshape(len(inputs["labels"]), -1)[:, 0] == FAILED).tolist()
                 size, seed = inputs["pixel_values"].shape[-2:], self.data_seed
                 mix = draw_mix(self.mixing, inputs["rows"].tolist(), failed, size, seed=seed, epoch=inputs["epoch"])
-        inputs = super()._prepare_inputs({name: inputs[name] for name in ("pixel_values", "labels")})
+        inputs = super()._prepare_inputs({name: inputs[name] for name in inputs.keys() - ROW_FACTS})
+        if "pixel_values" not in inputs:
+            return inputs
         pixels, labels = inputs["pixel_values"].sub(self.image_mean).div(self.image_std), inputs["labels"]
         if not self.model.training and (self.args.bf16_full_eval or self.args.fp16_full_eval):
             pixels = pixels.to(next(self.model.parameters()).dtype)
@@ -266,19 +274,21 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         They are `(B, V, num_labels)`, or `(B, V, num_probes, num_labels)` while several probes are trained.
         """
         inputs = self._prepare_inputs(inputs)
-        views = inputs[self.model.main_input_name]
+        labels = inputs.pop("labels")
         # A last batch of fewer videos is filled, as it is where there are several processes: the logits of a video
         # differ by bits with the size of its batch.
-        if missing := max(0, self.args.eval_batch_size - len(views)):
-            filled = torch.cat([views, views[:1].expand(missing, *views.shape[1:])])
-        else:
-            filled = views
+        missing = max(0, self.args.eval_batch_size - len(labels))
+
+        def filled(views: torch.Tensor) -> torch.Tensor:
+            return torch.cat([views, views[:1].expand(missing, *views.shape[1:])]) if missing else views
+
+        num_views = inputs[self.model.main_input_name].shape[1]
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(**{self.model.main_input_name: filled.flatten(0, 1)}).logits
+            logits = model(**{name: filled(views).flatten(0, 1) for name, views in inputs.items()}).logits
         logits = logits.float()
         if logits.shape[1] == 1 and logits.ndim == 3:  # VideoPrism's
             logits = logits.squeeze(1)
-        return None, logits.unflatten(0, filled.shape[:2])[: len(views)], inputs["labels"]
+        return None, logits.unflatten(0, (-1, num_views))[: len(labels)], labels
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate or predict as Trainer does, with the average of the weights, if there is one."""

@@ -26,7 +26,7 @@ from conftest import TINY_VIDEOMAE
 from run_recipe import refused
 from vidtune.evaluation.calibration import save_temperature
 from vidtune.hub import locate
-from vidtune.models.auto import CLIP_RECORD, clip_settings, load_classifier, load_model, read_config
+from vidtune.models.loading import CLIP_RECORD, clip_settings, load_model, load_trained, read_config
 from vidtune.models.processors import load_processors, normalisation, processor_size
 from vidtune.models.tuning import apply_tuning
 from vidtune.training.weights import complete_adapter
@@ -216,7 +216,7 @@ def test_a_saved_classifier_of_each_type_comes_back_with_its_head(tmp_path, mode
     assert new == []
     assert torch.equal(logits(model, SIZES[model_type]), logits(old, SIZES[model_type]))
     assert processor_size(load_processors(str(tmp_path), config)[0]) == SIZES[model_type]
-    again, clip, mean, std = load_classifier(str(tmp_path))
+    again, clip, mean, std = load_trained(str(tmp_path))
     assert torch.equal(logits(again, SIZES[model_type]), logits(old, SIZES[model_type]))
     assert clip == {"num_frames": 4, "image_size": SIZES[model_type], "sampling": "segments", "fps": 7.5}
     assert mean == pytest.approx([0.485, 0.456, 0.406]) and std == pytest.approx([0.229, 0.224, 0.225])
@@ -320,7 +320,7 @@ def test_an_adapter_remembers_what_was_changed_of_its_base(first_token_checkpoin
     model.save_pretrained(tmp_path)
     complete_adapter(model, tmp_path)
     processor.save_pretrained(tmp_path)
-    loaded, clip, *_ = load_classifier(str(tmp_path))
+    loaded, clip, *_ = load_trained(str(tmp_path))
     assert loaded.config.use_mean_pooling and clip["num_frames"] == num_frames
     assert f"{tmp_path}: is an adapter of {path}" in refused(load_model, read(tmp_path), str(tmp_path))
     clips = torch.rand(2, num_frames, 3, 32, 32)
@@ -361,7 +361,7 @@ def test_a_change_that_does_not_fit_the_checkpoint_is_refused(tiny_checkpoint, o
 def test_weights_of_half_precision_become_whole(tmp_path, model_type):
     save_classifier(tmp_path, model_type).to(torch.bfloat16).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
-    loaded = load_model(read(tmp_path), str(tmp_path))[0], load_classifier(str(tmp_path))[0]
+    loaded = load_model(read(tmp_path), str(tmp_path))[0], load_trained(str(tmp_path))[0]
     longer = read(tmp_path, num_frames=8)
     for model in (
         *loaded,
@@ -423,7 +423,7 @@ def test_a_temperature_does_not_outlive_the_weights_that_it_was_fitted_for(tmp_p
     load_model(config, None)[0].save_pretrained(tmp_path)
     load_processors(None, config)[0].save_pretrained(tmp_path)
     save_temperature(tmp_path, 1.5)
-    model, *_ = load_classifier(str(tmp_path))
+    model, *_ = load_trained(str(tmp_path))
     assert getattr(model.config, CLIP_RECORD)["temperature"] == 1.5
     assert "temperature" not in getattr(read(tmp_path), CLIP_RECORD)
 
@@ -536,7 +536,7 @@ def test_a_broken_processor_is_refused(tiny_checkpoint, content):
 
 
 def test_a_model_without_a_trained_head_is_no_classifier(tiny_checkpoint):
-    message = refused(load_classifier, str(tiny_checkpoint))
+    message = refused(load_trained, str(tiny_checkpoint))
     assert message == f"model: {tiny_checkpoint}: has no weights for classifier.bias; give a fine-tuned model"
 
 
@@ -558,7 +558,7 @@ def test_a_hub_that_does_not_answer_is_told_in_seconds(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
     start = time.perf_counter()
-    message = refused(load_classifier, "someone/videomae")
+    message = refused(load_trained, "someone/videomae")
     assert message.startswith("model: someone/videomae: is no folder here, and the Hub can't be reached")
     assert "refused" in message
     assert time.perf_counter() - start < 3
