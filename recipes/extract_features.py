@@ -17,7 +17,6 @@ A fitted probe is a model for predict.py:
 import shlex
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +41,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     from accelerate import PartialState
     from vidtune.evaluation.extraction import check_folder, list_shards, start_folder
+    from vidtune.evaluation.report import to_json
 
     # Load videos and model
     state = PartialState(cpu=bool(options.training.get("use_cpu")))
@@ -70,10 +70,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     report |= {"config": options.config} | build_report(network, extractor, videos, shards, chosen, state)
     report["throughput"] = {"videos_per_second_of_a_process": made / seconds if made else None}
     if chosen.probe:
-        report |= fit_probes(report, videos, shards, extractor, chosen)
-        draw(report, videos, shards, output_dir)
+        samples = read_samples(videos, shards, output_dir)
+        report |= fit_probes(report, samples, extractor, chosen)
+        draw(report, samples, output_dir)
     report["seconds"] = time.perf_counter() - started
-    write_text(output_dir / "report.json", without_secrets(to_text(report)))
+    write_text(output_dir / "report.json", without_secrets(to_json(report)))
     close_output_dir(lock)
     print_summary(report, output_dir, argv)
     return report
@@ -147,9 +148,10 @@ def make_features(extractor: Any, videos: Any, shards: list[Any], chosen: Featur
     left = [shard for shard in shards if not (folder / shard.file).exists()]
     total, missing = (sum(len(shard.rows) for shard in some) for some in (shards, left))
     workers = max(1, available_cores() // state.num_processes) if chosen.num_workers is None else chosen.num_workers
-    hidden = None if state.is_main_process else True
-    bar = tqdm(desc="features", total=total, initial=total - missing, unit="video", disable=hidden)
-    with bar if missing else nullcontext():
+    shown = state.is_main_process and missing
+    with tqdm(
+        desc="features", total=total, initial=total - missing, unit="video", disable=None if shown else True
+    ) as bar:
         extract(
             extractor,
             videos,
@@ -163,7 +165,6 @@ def make_features(extractor: Any, videos: Any, shards: list[Any], chosen: Featur
             spatial_crops=chosen.spatial_crops,
             decoder=chosen.decoder,
         )
-    bar.close()
     return missing
 
 
@@ -219,7 +220,7 @@ def read_samples(videos: Any, shards: list[Any], folder: Path) -> dict[str, Any]
 
 
 def fit_probes(
-    report: dict[str, Any], videos: Any, shards: list[Any], extractor: Any, chosen: FeatureArguments
+    report: dict[str, Any], samples: dict[str, Any], extractor: Any, chosen: FeatureArguments
 ) -> dict[str, Any]:
     """Fit each probe on train, score it, and save it; returns what the report says of them."""
     from tqdm import tqdm
@@ -228,8 +229,7 @@ def fit_probes(
     from vidtune.evaluation.probing import FOLDS, check_samples, fit_probe, score_probe
     from vidtune.evaluation.saved_probe import save_probe
 
-    samples, names = read_samples(videos, shards, Path(chosen.output_dir)), report["labels"]
-    scored_on = "test" if "test" in videos else "validation"
+    names, scored_on = report["labels"], "test" if "test" in report["data"] else "validation"
     if "train" not in samples or scored_on not in samples:
         raise InputError(f"probe: no video of train, or none of {scored_on}, could be read; see {chosen.output_dir}")
     validation = samples.get("validation") if scored_on == "test" else None
@@ -263,21 +263,13 @@ def fit_probes(
     return {"probes": {"scored_on": scored_on, "chosen_by": chosen_by, "fitted": fitted}}
 
 
-def draw(report: dict[str, Any], videos: Any, shards: list[Any], output_dir: Path) -> None:
+def draw(report: dict[str, Any], samples: dict[str, Any], output_dir: Path) -> None:
     """Draw the map of the features, and write the page around it."""
     from vidtune.evaluation.probe_page import draw_map, probe_page
 
-    samples = read_samples(videos, shards, output_dir)
     picture = draw_map({split: samples[split] for split in ("train", report["probes"]["scored_on"])}, report["labels"])
     write_bytes(output_dir / "probes.png", picture)
     write_text(output_dir / "probes.html", without_secrets(probe_page(report, picture)))
-
-
-def to_text(report: dict[str, Any]) -> str:
-    """Render the report."""
-    from vidtune.evaluation.report import to_json
-
-    return to_json(report)
 
 
 def print_summary(report: dict[str, Any], output_dir: Path, argv: list[str]) -> None:

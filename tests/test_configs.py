@@ -270,17 +270,17 @@ def test_lora_trains_half_a_percent() -> None:
 # What follows was typed from the papers' tables and the authors' scripts.
 
 # learning rate at the total batch, where it ends, total batch, epochs, clips of a video, layer decay, drop path, head
-# dropout, sampling, temporal views x spatial crops, blocks
+# dropout, stride of the frames or segments, temporal views x spatial crops, blocks
 VIDEOMAE = """
-kinetics400/videomae_small                  7.5e-4 1.5e-6 384 150 2 .75 .1 -  7.5       5x3 12
-kinetics400/videomae_base_800               2.0e-3 2.0e-6 512 100 1 .75 .1 -  7.5       5x3 12
-kinetics400/videomae_base                   7.5e-4 1.5e-6 384  75 2 .75 .1 -  7.5       5x3 12
-kinetics400/videomae_large                  1.0e-3 5.0e-7 128  35 2 .75 .1 -  7.5       5x3 24
-kinetics400/videomae_huge                   2.0e-3 2.0e-5 512  50 2 .75 .2 .5 7.5       5x3 32
+kinetics400/videomae_small                  7.5e-4 1.5e-6 384 150 2 .75 .1 -  4         5x3 12
+kinetics400/videomae_base_800               2.0e-3 2.0e-6 512 100 1 .75 .1 -  4         5x3 12
+kinetics400/videomae_base                   7.5e-4 1.5e-6 384  75 2 .75 .1 -  4         5x3 12
+kinetics400/videomae_large                  1.0e-3 5.0e-7 128  35 2 .75 .1 -  4         5x3 24
+kinetics400/videomae_huge                   2.0e-3 2.0e-5 512  50 2 .75 .2 .5 4         5x3 32
 something_something_v2/videomae_base_800    1.0e-3 2.0e-6 512  50 1 .75 .1 -  segments  2x3 12
 something_something_v2/videomae_base        7.5e-4 1.5e-6 384  30 2 .75 .1 -  segments  2x3 12
 something_something_v2/videomae_small       1.5e-3 1.5e-6 384  40 2 .70 .1 -  segments  2x3 12
-ucf101/videomae_base_own                    2.5e-4 5.0e-6 128 100 2 .70 .2 .5 6.25      5x3 12
+ucf101/videomae_base_own                    2.5e-4 5.0e-6 128 100 2 .70 .2 .5 4         5x3 12
 """
 
 
@@ -296,7 +296,7 @@ def test_videomae(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuning.head_dropout == (None if dropout == "-" else float(dropout))
     assert f"{data.temporal_views}x{data.spatial_crops}" == views
     assert (data.num_frames, data.sampling) == (16, "segments" if sampling == "segments" else "dense")
-    assert data.fps == (None if sampling == "segments" else float(sampling))
+    assert data.frame_stride == (None if sampling == "segments" else int(sampling))
     assert data.horizontal_flip == (0 if name.startswith("something") else 0.5)
     assert len(find_blocks(build(path))) == int(blocks)
     assert_common(path)
@@ -327,7 +327,7 @@ def test_videomae_is_pre_trained_as_published() -> None:
     assert training["warmup_steps"] * 3200 == 40
     assert (training.get("adam_beta1", 0.9), training["adam_beta2"], training["weight_decay"]) == (0.9, 0.95, 0.05)
     assert (pretraining.mask_ratio, pretraining.num_sample) == (0.75, 1)
-    assert (data.num_frames, data.sampling, data.fps, data.horizontal_flip) == (16, "dense", 6.25, 0)
+    assert (data.num_frames, data.sampling, data.frame_stride, data.horizontal_flip) == (16, "dense", 4, 0)
     model = read(path).model
     config = read_config(None, model.config_name, model.config_overrides, [])
     assert (config.hidden_size, config.num_hidden_layers, config.image_size) == (768, 12, 224)
@@ -356,8 +356,8 @@ def test_videomae_from_kinetics_is_published_with_its_views_only(name: str) -> N
     path = f"recipes/configs/{name}/videomae_base_k400.yaml"
     data = read(path).data
     assert build(path).fc_norm is not None
-    assert (data.num_frames, data.sampling, data.temporal_views, data.spatial_crops) == (16, "dense", 5, 3)
-    assert data.fps == {"ucf101": 6.25, "hmdb51": 7.5}[name]
+    assert (data.num_frames, data.sampling, data.frame_stride) == (16, "dense", 4)
+    assert (data.temporal_views, data.spatial_crops) == (5, 3)
 
 
 @pytest.mark.parametrize(("name", "views"), [("something_something_v2", (16, 2, 3)), ("diving48", (32, 4, 3))])
@@ -377,7 +377,7 @@ def test_timesformer() -> None:
     data, training = read(path).data, read(path).training
     assert (learning_rate(path), total_batch(path), training["num_train_epochs"]) == (0.005, 8, 15)
     assert (training["optim"], training["weight_decay"]) == ("sgd", 1e-4)
-    assert (data.num_frames, data.sampling, data.fps) == (8, "dense", 30 / 32)
+    assert (data.num_frames, data.sampling, data.frame_stride) == (8, "dense", 32)
     assert (data.temporal_views, data.spatial_crops) == (1, 3)
     rates = [relative_rate(path, epoch) for epoch in (0, 10.9, 11, 13.9, 14, 15)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -389,7 +389,7 @@ def test_vivit(monkeypatch: pytest.MonkeyPatch) -> None:
     data, training = read(path).data, read(path).training
     assert (learning_rate(path), total_batch(path), training["num_train_epochs"]) == (0.1, 64, 30)
     assert (training["optim"], training["lr_scheduler_type"]) == ("sgd", "cosine")
-    assert (data.num_frames, data.sampling, data.fps) == (32, "dense", 30 / 2)
+    assert (data.num_frames, data.sampling, data.frame_stride) == (32, "dense", 2)
     assert (data.temporal_views, data.spatial_crops) == (4, 3)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert relative_rate(path, 30) == pytest.approx(0)

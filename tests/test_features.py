@@ -25,6 +25,7 @@ from run_recipe import REPOSITORY, exit_code, load_recipe, refused, words
 from video_files import write_folder_dataset
 from vidtune.data.clips import ClipFormat, evaluation_views
 from vidtune.data.decoding import open_video
+from vidtune.evaluation.classifier import load_predictor
 from vidtune.models.attentive_probe import attentive_probe
 from vidtune.models.configurations import FrameClassifierConfig, ZooConfig
 from vidtune.models.features import load_features
@@ -68,10 +69,10 @@ def save(folder, model):
     return str(folder)
 
 
-def checkpoint(folder, kind):
+def checkpoint(folder, kind, seed=0):
     auto, fields = KINDS[kind]
     config = CONFIG_MAPPING[kind](**fields, initializer_range=0.3)
-    set_seed(0)
+    set_seed(seed)
     return save(folder, auto(config) if auto is VideoMAEForPreTraining else auto.from_config(config))
 
 
@@ -303,6 +304,19 @@ def test_probes_are_scored_drawn_and_loaded_by_predict(extracted, dataset, model
     found = json.loads((tmp_path / "o.jsonl").read_text())
     assert found["label"] == CLASSES[expected.argmax()]
     assert found["probability"] == pytest.approx(expected.max(), abs=1e-4)
+
+
+def test_a_probe_keeps_its_clips_and_its_backbone(dataset, model, tmp_path):
+    source, folder = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(model, source)
+    run(folder, model=source, dataset=dataset, frame_stride=2, probe="svm", probe_folds=3)
+    probe = str(folder / "probes" / "svm")
+    classifier = load_predictor(probe, device="cpu")
+    assert (classifier.clip.sampling, classifier.clip.frame_stride, classifier.labels) == ("dense", 2, [*CLASSES])
+    message = "sampling: got segments, but the model was trained with dense; leave sampling out"
+    assert refused(load_predictor, probe, device="cpu", sampling="segments") == message
+    checkpoint(source, "videomae", seed=1)
+    assert "was fitted on features of another model than" in refused(load_predictor, probe, device="cpu")
 
 
 @pytest.mark.slow

@@ -362,7 +362,7 @@ def test_the_published_model_is_the_trained_one_and_comes_in_one_commit(hub, dat
     published = set(repo.commits[-1].files)
     assert published - {".gitattributes"} == {
         "README.md", "config.json", "config.yaml", "model.safetensors", "preprocessor_config.json", "report.json",
-        "report.html", "per_class.png", "confusion.png",
+        "report.html", "curves.png", "per_class.png", "confusion.png",
     }  # fmt: skip
 
     page = Path("run/report.html").read_text(encoding="utf-8")

@@ -112,7 +112,9 @@ def test_a_frame_model_is_a_plain_checkpoint_whose_pipeline_says_what_was_scored
 def test_a_frame_model_is_evaluated_as_one_of_videos_and_compared_with_titles(images_run, texts_run, table, tmp_path):
     output_dir, report = images_run
     options = {"compare": texts_run[0], "use_cpu": "true", "dataloader_num_workers": 0}
-    again = load_recipe("evaluate").main(words(model=output_dir, dataset=table, output_dir=tmp_path / "test", **options))
+    again = load_recipe("evaluate").main(
+        words(model=output_dir, dataset=table, output_dir=tmp_path / "test", **options)
+    )
     assert again["metrics"]["test"] == report["metrics"]["test"]
     assert again["clip"]["num_frames"] == 1
     difference = report["metrics"]["test"]["accuracy"] - texts_run[1]["metrics"]["test"]["accuracy"]

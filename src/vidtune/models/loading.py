@@ -130,9 +130,10 @@ def clip_settings(
         `num_frames`, `image_size`, `sampling`, and `fps` or `frame_stride`.
 
     Raises:
-        InputError: If sampling or rate differ from those the checkpoint was trained with.
+        InputError: If sampling or rate differ from those the checkpoint was trained with, or its record is damaged.
     """
     record = getattr(config, CLIP_RECORD, {})
+    _check_record(record)
     rate = "frame_stride" if "frame_stride" in record else "fps"
     for name, value, trained in (
         ("sampling", sampling, "sampling"),
@@ -155,6 +156,13 @@ def clip_settings(
         "image_size": side_length(getattr(config, size_key(config))),
     }
     return shape | settings
+
+
+def _check_record(record: Any) -> None:
+    numbers = [record.get(name) for name in ("fps", "frame_stride", "temperature")] if isinstance(record, dict) else [0]
+    positive = all(value is None or (isinstance(value, int | float) and value > 0) for value in numbers)
+    if not positive or record.get("sampling", "dense") not in ("segments", "dense"):
+        raise InputError(f"model: config.json: {CLIP_RECORD}: {record} is not what a run saves; copy the file anew")
 
 
 def load_model(
