@@ -76,8 +76,8 @@ def write_shard(shard: Shard, videos: DatasetDict, folder: Path, staging: Path) 
 
     `Dataset.to_parquet` writes the same, but from memory.
     """
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     columns = videos[shard.split].remove_columns("video")
     schema = videos[shard.split].features.arrow_schema

@@ -23,7 +23,7 @@ class Texts(TorchDataset[Item]):
         max_tokens: Tokens that the model reads, >= 1; of a longer text, the rest is left out, and a warning says so.
     """
 
-    clip = None
+    clip = None  # there is none
 
     def __init__(self, videos: Dataset, tokenizer: Any, max_tokens: int) -> None:
         self.videos, self.rows = videos, videos.remove_columns("video")

@@ -90,13 +90,12 @@ def probe_page(report: Mapping[str, Any], picture: bytes) -> str:
     cells = "".join(f"<th>{escape(cell)}" for cell in heading)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in rows)
     features, probes = report["features"], report["probes"]
-    where = "the end" if features["layer"] == -1 else f"layer {features['layer']}"
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Probes of {escape(report["model"]["name_or_path"])}</title><style>{STYLE}</style>
 <h1>Probes of {escape(report["model"]["name_or_path"])}</h1>
-<p>Frozen features: {features["width"]} numbers a {"clip" if features["keep_clips"] else "video"},
-{escape(features["pooling"])} of {where}. Fitted on train, chosen by {escape(probes["chosen_by"])},
+<p>Frozen features: {features["width"]} numbers a {"clip" if features["keep_clips"] else "video"} (pooling
+{escape(features["pooling"])}, layer {features["layer"]}). Fitted on train, chosen by {escape(probes["chosen_by"])},
 scored once on {escape(probes["scored_on"])}; intervals are over groups.</p>
 <table><thead><tr>{cells}</thead><tbody>{body}</tbody></table>
 <img alt="The features in two dimensions, by label" src="data:image/png;base64,{base64.b64encode(picture).decode()}">
