@@ -159,7 +159,9 @@ def clip_settings(
 
 
 def _check_record(record: Any) -> None:
-    numbers = [record.get(name) for name in ("fps", "frame_stride", "temperature")] if isinstance(record, dict) else [0]
+    numbers = (
+        [record.get(name) for name in ("fps", "frame_stride", "temperature")] if isinstance(record, dict) else [0]
+    )
     positive = all(value is None or (isinstance(value, int | float) and value > 0) for value in numbers)
     if not positive or record.get("sampling", "dense") not in ("segments", "dense"):
         raise InputError(f"model: config.json: {CLIP_RECORD}: {record} is not what a run saves; copy the file anew")
