@@ -1,7 +1,7 @@
 r"""Pre-train a VideoMAE on videos without labels: it fills in what is hidden of them.
 
     accelerate launch --config_file accelerate_config.yaml recipes/pretrain.py \
-        --config recipes/configs/demo_pretrain.yaml
+        --config recipes/configs/demo/pretrain.yaml
 
 Own videos in any folders, or in a table with a column `video`; then fine-tune what comes out:
 

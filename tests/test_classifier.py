@@ -1,6 +1,7 @@
 """A trained model as predictions need it: from frames to logits to calibrated probabilities."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -166,6 +167,15 @@ def test_the_temperature_that_is_saved_is_used(folder, tmp_path):
     assert found.logits == expected.logits
     odds = {label: value**0.5 for label, value in expected.probabilities.items()}
     assert found.probabilities == pytest.approx({label: value / sum(odds.values()) for label, value in odds.items()})
+
+
+@pytest.mark.parametrize("record", [{"temperature": -3}, {"temperature": "x"}, {"sampling": "x"}, "x"])
+def test_a_damaged_record_of_the_clips_is_refused(folder, tmp_path, record):
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    config = json.loads((folder / "config.json").read_text()) | {"vidtune": record}
+    (model / "config.json").write_text(json.dumps(config))
+    assert "is not what a run saves; copy the file anew" in refused(load_predictor, str(model))
 
 
 def test_other_weights_have_another_fingerprint(folder, tmp_path):
