@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output_dir = Path(chosen.output_dir)
 
     from accelerate import PartialState
+
     from vidtune.evaluation.extraction import check_folder, list_shards, start_folder
     from vidtune.evaluation.report import to_json
 

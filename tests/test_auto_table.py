@@ -326,7 +326,9 @@ def test_the_code_of_the_documents_runs(checkpoints, capsys):
 
 
 def test_both_documents_hold_the_same_code():
-    english, chinese = ([re.sub(r"(^|  )#.*", "", block, flags=re.MULTILINE) for block in code_blocks(path)] for path in DOCUMENTS)
+    english, chinese = (
+        [re.sub(r"(^|  )#.*", "", block, flags=re.MULTILINE) for block in code_blocks(path)] for path in DOCUMENTS
+    )
     assert english == chinese and len(english) == 4
 
 

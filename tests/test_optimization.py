@@ -81,6 +81,7 @@ def test_spatial_layers_come_before_temporal_ones():
     [
         ("x3d_xs", {}, {"blocks.0.norm": 0, "blocks.1.res_blocks.0": 1, "blocks.4.res_blocks.6": 26, "blocks.5": 27}),
         ("r3d_18", {}, {"stem.0": 0, "layer1.0": 1, "layer4.1": 8}),
+        ("motion_cnn", {}, {"stem.0": 0, "stem.4": 0, "blocks.0": 1, "blocks.1": 2}),
         ("swin3d_t", {}, {"patch_embed.norm": 0, "features.0.0": 1, "features.1.norm": 2, "norm": 13}),
         (
             "slowfast_r50",

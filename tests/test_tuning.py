@@ -23,7 +23,7 @@ from vidtune.models.tuning import (
     with_adapter,
 )
 
-ZOO_TYPES = ["x3d_xs", "slowfast_r50", "mvit_base_16x4", "mvit_v2_s", "swin3d_t", "r3d_18"]
+ZOO_TYPES = ["x3d_xs", "slowfast_r50", "mvit_base_16x4", "mvit_v2_s", "swin3d_t", "r3d_18", "motion_cnn"]
 
 
 def build_zoo(architecture, seed=0):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import (
@@ -14,7 +15,6 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-import evaluate
 from vidtune.errors import InputError
 
 LOGGED_METRICS = ("loss", "accuracy", "mean_average_precision", "top5_accuracy", "macro_f1")
