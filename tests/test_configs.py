@@ -200,6 +200,11 @@ def test_a_config_is_accepted_by_its_recipe(path: str) -> None:
     assert read(path).config["output_dir"].startswith("outputs/")
 
 
+def test_every_config_stands_in_the_guide() -> None:
+    guide = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert not [path for path in CONFIGS if f"](../{path})" not in guide]
+
+
 def test_no_two_configs_write_into_one_folder() -> None:
     folders = [read(path).config["output_dir"] for path in CONFIGS]
     assert sorted(set(folders)) == sorted(folders)

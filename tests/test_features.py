@@ -313,6 +313,7 @@ def test_a_probe_keeps_its_clips_and_its_backbone(dataset, model, tmp_path):
     probe = str(folder / "probes" / "svm")
     classifier = load_predictor(probe, device="cpu")
     assert (classifier.clip.sampling, classifier.clip.frame_stride, classifier.labels) == ("dense", 2, [*CLASSES])
+    assert "is a probe, which predict.py takes" in refused(load_features, probe)
     message = "sampling: got segments, but the model was trained with dense; leave sampling out"
     assert refused(load_predictor, probe, device="cpu", sampling="segments") == message
     checkpoint(source, "videomae", seed=1)

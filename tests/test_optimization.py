@@ -208,6 +208,12 @@ def test_optimisers_that_group_by_themselves_are_refused(tmp_path):
         training_arguments({"output_dir": str(tmp_path), "use_cpu": True, "optim": "lomo"})
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_gradient_checkpointing_is_asked_for_without_a_warning(tmp_path):
+    given = {"output_dir": str(tmp_path), "use_cpu": True}
+    assert training_arguments(given | {"gradient_checkpointing": True}).gradient_checkpointing
+
+
 # Learning rates
 
 

@@ -159,6 +159,7 @@ def test_a_file_without_predictions_is_refused(tmp_path, content):
         path.write_bytes(content)
     problem = "holds no predictions" if content else "there is no such file"
     assert refused(read_predictions, tmp_path).startswith(f"predictions: {path}: {problem};")
+    (tmp_path / "report.json").write_text("{}")
     assert refused(read_report, str(tmp_path / "report.json")).startswith(f"compare: {path}: {problem};")
 
 

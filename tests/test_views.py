@@ -97,8 +97,8 @@ def test_three_crops_span_the_long_side(height, width, boxes):
 
 def test_the_crops_of_a_clip_come_first_and_all_from_one_decode(count, monkeypatch):
     with open_video(count(50)) as video:
-        calls, decode = [], video.frames_at
-        monkeypatch.setattr(video, "frames_at", lambda *words: calls.append(words) or decode(*words))
+        calls, decode = [], video.stream
+        monkeypatch.setattr(video, "stream", lambda *words: calls.append(words) or decode(*words))
         views = evaluation_views(video, ClipFormat(4, 32, "dense", frame_stride=4), temporal_views=5, spatial_crops=3)
     assert len(calls) == 1 and views.shape == (15, 4, 3, 32, 32)
     assert [frame_indices(view, 50)[0] for view in views[::3]] == [0, 8, 16, 24, 36]

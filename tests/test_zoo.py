@@ -237,10 +237,12 @@ def test_weights_that_do_not_fit_are_refused_and_the_tensor_named(tmp_path):
         return refused(load_model, tiny_config(name), None, weights=str(path))
 
     assert import_into() == f"weights: {path}: is no file; give one of pytorchvideo's or torchvision's"
-    path.write_bytes(b"no weights")
-    assert import_into().startswith(f"weights: {path}: can't be read: ")
-    path.write_bytes(pickle.dumps(TINY))
-    assert import_into().startswith(f"weights: {path}: can't be read: ")
+    for content in (b"no weights", pickle.dumps(TINY), b"\0\0\0 ftypisom"):
+        path.write_bytes(content)
+        assert import_into() == (
+            f"weights: {path}: can't be read: it holds more than weights, or none; give a file of pytorchvideo's or "
+            "torchvision's"
+        )
     for content in ({}, {"model_state": {}}, {"epoch": 3}, [1]):
         torch.save(content, path)
         assert import_into().startswith(f"weights: {path}: holds no weights by name")

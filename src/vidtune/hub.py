@@ -82,6 +82,11 @@ def locate(name: str, field: str = "model_name_or_path", revision: str | None = 
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    if (Path(name) / "probe.json").is_file():
+        raise InputError(
+            f"{field}: {name}: is a probe, which predict.py takes, and whose scores report.json of its features has; "
+            "give a model"
+        )
     if Path(name).is_dir():
         return name
     if Path(name).exists():

@@ -1,6 +1,7 @@
 """Weights of pytorchvideo and torchvision, as these libraries publish them."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -26,6 +27,11 @@ def import_weights(model: ZooForVideoClassification, path: str) -> list[str]:
         raise InputError(f"weights: {path}: is no file; give one of pytorchvideo's or torchvision's")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # whose message tells how to run the code in it
+        raise InputError(
+            f"weights: {path}: can't be read: it holds more than weights, or none; give a file of pytorchvideo's or "
+            "torchvision's"
+        ) from None
     except Exception as error:  # whatever torch raises for what is no file of its own
         raise InputError(f"weights: {path}: can't be read: {first_line(error)}") from None
     saved = saved.get("model_state", saved) if isinstance(saved, dict) else None

@@ -1,6 +1,7 @@
 """The arguments of the Trainer, from what was asked for, and from what launcher and machine decide."""
 
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -61,7 +62,9 @@ def training_arguments(
     given.setdefault("logging_nan_inf_filter", False)  # a loss that is no number shows, and each step is spared a wait
     given |= {"push_to_hub": False, "remove_unused_columns": False, "label_names": ["labels"]}
     try:
-        arguments = TrainingArguments(**given)
+        with warnings.catch_warnings():  # newer versions call it activation_checkpointing, and still take the old name
+            warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+            arguments = TrainingArguments(**given)
     except (ValueError, TypeError, ImportError) as error:
         message = " ".join(str(error).split())
         raise InputError(f"training arguments: {message}") from None
