@@ -9,6 +9,7 @@ from transformers import SchedulerType, Trainer, TrainingArguments, get_schedule
 
 from vidtune.errors import InputError, first_line
 from vidtune.evaluation.metrics import LOGGED_METRICS
+from vidtune.training.memory import keep_freed_memory
 from vidtune.training.optimization import scaled_learning_rate
 
 TORCH_OPTIMISERS = {"adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop"}
@@ -77,6 +78,8 @@ def training_arguments(
         raise InputError(f"optim: {arguments.optim.value} groups the parameters by itself; choose another")
     if arguments.mixed_precision == "fp16" and arguments.device.type == "cpu":
         raise InputError("precision: fp16 needs a GPU; use fp32 here, or bf16")
+    if arguments.device.type == "cpu":
+        keep_freed_memory()
     batch = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     if base_learning_rate is not None:
         arguments.learning_rate = scaled_learning_rate(base_learning_rate, batch)
