@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
     """Have this process keep memory that it frees, for the next step to use again; not known to other C libraries.
 
     glibc gives free memory at the end of its heap back to the system, and a step of training frees most of what it
-    used: the next one then spends a tenth of its time on page faults. Source: mallopt(3).
+    used: the next one then spends time on page faults. Source: mallopt(3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
