@@ -26,9 +26,10 @@ import yaml
 from vidtune.arguments import parse
 from vidtune.card import model_card, without_secrets
 from vidtune.errors import InputError, exit_code
-from vidtune.hub import check_access, publish
+from vidtune.hub import check_access, publish_run
 from vidtune.options import (
     DataArguments,
+    FaultArguments,
     ModelArguments,
     PublishArguments,
     SourceArguments,
@@ -36,7 +37,6 @@ from vidtune.options import (
     TuningArguments,
 )
 from vidtune.training.checkpoints import (
-    RUN_FILES,
     check_output_dir,
     clear_run,
     close_output_dir,
@@ -44,6 +44,7 @@ from vidtune.training.checkpoints import (
     open_output_dir,
     write_text,
 )
+from vidtune.training.launch import check_launcher
 
 SECTIONS = {
     "source": SourceArguments,
@@ -51,6 +52,7 @@ SECTIONS = {
     "data": DataArguments,
     "model": ModelArguments,
     "tuning": TuningArguments,
+    "faults": FaultArguments,
     "publish": PublishArguments,
 }
 
@@ -60,6 +62,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     argv = sys.argv[1:] if argv is None else argv
     options = parse(argv, __doc__, SECTIONS)
+    check_launcher()
     source, publishing = options.source, options.publish
     output_dir = Path(options.training.setdefault("output_dir", "outputs/finetune"))
     resume = options.training.pop("resume_from_checkpoint", None)
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     repo_id = check_access(publishing.hub_model_id, publishing.hub_private_repo) if push else None
 
     # Load the model, and join it with the videos
-    from vidtune.evaluation.report import print_summary
+    from vidtune.evaluation.report import print_summary, reported_when_stopped
     from vidtune.evaluation.scoring import score_videos
 
     trainer, clips, newly_initialised = build_trainer(options, videos)
@@ -93,10 +96,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     trainer.accelerator.wait_for_everyone()
 
     # Train, save, score by video
-    result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    describe = partial(build_report, trainer, clips, newly_initialised, options, argv)
+    with reported_when_stopped(output_dir, is_first_process, partial(describe, {}, None)):
+        result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.save_model()
     scores = {split: score_videos(trainer, part, split) for split, part in clips.items() if split != "train"}
-    report = build_report(trainer, clips, scores, newly_initialised, result.metrics, options, argv)
+    report = describe(scores, result.metrics["train_runtime"])
     report |= {"split": split, "seconds": time.perf_counter() - started}
     if not is_first_process:
         return report
@@ -107,9 +112,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # Say what to do next, and publish
     print_summary(report, output_dir, predict_command(output_dir, videos["validation"][0]))
     if repo_id:
-        names = RUN_FILES if publishing.hub_videos else set(RUN_FILES) - {"predictions.parquet"}
-        files = sorted(path.relative_to(output_dir).as_posix() for name in names for path in output_dir.glob(name))
-        print("published:", publish(output_dir, repo_id, files, "Fine-tune with vidtune"))
+        kept = {"of_videos": publishing.hub_videos, "code": options.model.trust_remote_code}
+        print("published:", publish_run(output_dir, repo_id, report, "Fine-tune with vidtune", **kept))
     return report
 
 
@@ -118,11 +122,15 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
     from transformers.utils import logging
 
     from vidtune.data.splits import label_names
+    from vidtune.hub import commit_of
     from vidtune.training.settings import training_arguments
     from vidtune.training.trainer import VideoTrainer
 
     logging.disable_progress_bar()  # those of reading and writing weights; training keeps its own
     model, tuning = options.model, options.tuning
+    if model.model_name_or_path:  # all of it from the commit that its branch is at now
+        model.model_revision = commit_of(model.model_name_or_path, revision=model.model_revision)
+        options.config["model_revision"] = model.model_revision
     labels, multi_label = label_names(videos["train"]), "labels" in videos["train"].column_names
     reads_texts = options.task.task == "text-classification"
     if reads_texts:  # there is nothing to decode
@@ -148,6 +156,8 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
         multi_label=multi_label,
         train_dataset=clips["train"],
         eval_dataset=clips["validation"],
+        shuffle_buffer=options.data.shuffle_buffer if options.source.streaming else None,
+        **asdict(options.faults),
         **reading,
         **training_pieces(tuning, videos["train"]),
     )
@@ -168,7 +178,11 @@ def build_clips(options: SimpleNamespace, videos: Any, labels: list[str], seed: 
     from vidtune.models.processors import load_processors, normalisation, picture_processor
 
     data, model = options.data, options.model
-    checkpoint = {"model_name_or_path": model.model_name_or_path, "revision": model.model_revision}
+    checkpoint = {
+        "model_name_or_path": model.model_name_or_path,
+        "revision": model.model_revision,
+        "trust_remote_code": model.trust_remote_code,
+    }
     config = read_config(
         **checkpoint,
         config_name=model.config_name,
@@ -204,7 +218,11 @@ def build_texts(options: SimpleNamespace, videos: Any, labels: list[str], seed: 
     from vidtune.models.texts import load_tokenizer, most_tokens, read_text_config
 
     model = options.model
-    checkpoint = {"model_name_or_path": model.model_name_or_path, "revision": model.model_revision}
+    checkpoint = {
+        "model_name_or_path": model.model_name_or_path,
+        "revision": model.model_revision,
+        "trust_remote_code": model.trust_remote_code,
+    }
     new = {"config_name": model.config_name, "config_overrides": model.config_overrides}
     config = read_text_config(**checkpoint, **new, labels=labels)
     tokenizer = load_tokenizer(**checkpoint, config_name=model.config_name, config=config)
@@ -311,13 +329,16 @@ def split_clips(data: DataArguments, tuning: TuningArguments, videos: Any, clip:
 def build_report(
     trainer: Any,
     clips: dict[str, Any],
-    scores: dict[str, Any],
     newly_initialised: list[str],
-    train_metrics: dict[str, float],
     options: SimpleNamespace,
     argv: list[str],
+    scores: dict[str, Any],
+    train_seconds: float | None,
 ) -> dict[str, Any]:
-    """Gather everything that a reader of the run asks for, from the scores of validation and test by video."""
+    """Gather everything that a reader of the run asks for.
+
+    `scores` are those of validation and test by video; a run that was stopped has none, and no time either.
+    """
     from itertools import product
 
     import numpy as np
@@ -332,12 +353,13 @@ def build_report(
     launcher = ["python"] if processes == 1 else ["torchrun", "--nproc_per_node", str(processes)]
     labels = model_labels(trainer.model.config)
     decoder = "pyav" if options.data.decoder == "auto" else options.data.decoder
-    seconds = train_metrics["train_runtime"] - trainer.evaluation_seconds
-    speed = trainer.trained_videos / seconds if trainer.trained_videos else None
+    timed = train_seconds and trainer.trained_videos
+    speed = trainer.trained_videos / (train_seconds - trainer.evaluation_seconds) if timed else None
     throughput = {"train_videos_per_second": speed}
     failed_rows = {"train": sorted(set(gather_object(list(trainer.failed_rows))))}
-    temperature = fit_temperature(scores["validation"].probabilities, scores["validation"].labels)
     metrics = {}
+    if scores:
+        temperature = fit_temperature(scores["validation"].probabilities, scores["validation"].labels)
     for split, found in scores.items():
         metrics[split] = split_metrics(found, clips[split].videos["group"], labels, temperature)
         failed_rows[split] = np.flatnonzero(found.failed).tolist()
@@ -348,6 +370,7 @@ def build_report(
         "config": options.config,
         "model": {
             "name_or_path": options.model.model_name_or_path or options.model.config_name,
+            "revision": options.model.model_revision,
             "type": trainer.model.config.model_type,
             "attention": trainer.model.config._attn_implementation,
             "parameters": trainer.model.num_parameters(),
@@ -366,7 +389,7 @@ def build_report(
         "data": {
             split: {
                 "videos": len(part),
-                "failed": [failure(part.videos, row, part.decoder) for row in failed_rows[split]],
+                "failed": [failure(part.videos, row, part.decoder) for row in failed_rows.get(split, [])],
             }
             for split, part in clips.items()
         },
@@ -391,7 +414,7 @@ def write_results(
     from vidtune.evaluation.page import write_page
     from vidtune.evaluation.pictures import write_pictures
     from vidtune.evaluation.predictions import FILE, predictions_table, write_predictions
-    from vidtune.evaluation.report import to_json
+    from vidtune.evaluation.report import to_json, without_paths
 
     scored = "test" if "test" in scores else "validation"
     videos, dataset = clips[scored].videos, options.source.dataset
@@ -400,7 +423,8 @@ def write_results(
     write_predictions(output_dir / FILE, predictions)
     write_text(output_dir / "report.json", without_secrets(to_json(report)))
     shown = repo_id is None or options.publish.hub_videos
-    write_page(output_dir, report, predictions if shown else None, videos, options.data.decoder)
+    page = (report, predictions) if shown else (without_paths(report), None)
+    write_page(output_dir, *page, videos, options.data.decoder)
     card = model_card(
         repo_id,
         report,

@@ -15,6 +15,7 @@ import shlex
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +25,17 @@ import yaml
 from vidtune.arguments import parse
 from vidtune.card import pretraining_card, without_secrets
 from vidtune.errors import InputError, exit_code
-from vidtune.hub import check_access, publish
-from vidtune.options import DataArguments, ModelArguments, PretrainArguments, PublishArguments, SourceArguments
+from vidtune.hub import check_access, publish_run
+from vidtune.options import (
+    DataArguments,
+    FaultArguments,
+    ModelArguments,
+    PretrainArguments,
+    PublishArguments,
+    SourceArguments,
+)
+from vidtune.printing import printable
 from vidtune.training.checkpoints import (
-    RUN_FILES,
     check_output_dir,
     clear_run,
     close_output_dir,
@@ -35,12 +43,14 @@ from vidtune.training.checkpoints import (
     open_output_dir,
     write_text,
 )
+from vidtune.training.launch import check_launcher
 
 SECTIONS = {
     "source": SourceArguments,
     "data": DataArguments,
     "model": ModelArguments,
     "pretraining": PretrainArguments,
+    "faults": FaultArguments,
     "publish": PublishArguments,
 }
 PICTURES = 8
@@ -52,6 +62,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     argv = sys.argv[1:] if argv is None else argv
     options = parse(argv, __doc__, SECTIONS)
+    check_launcher()
     source, publishing = options.source, options.publish
     output_dir = Path(options.training.setdefault("output_dir", "outputs/pretrain"))
     resume = options.training.pop("resume_from_checkpoint", None)
@@ -66,7 +77,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     repo_id = check_access(publishing.hub_model_id, publishing.hub_private_repo) if push else None
 
     # Make the model, and join it with the videos
-    from vidtune.evaluation.report import to_json
+    from vidtune.evaluation.report import reported_when_stopped, to_json
 
     trainer, clips, newly_initialised = build_trainer(options, videos)
     is_first_process = trainer.is_world_process_zero()
@@ -83,9 +94,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     trainer.accelerator.wait_for_everyone()
 
     # Train, save, score, draw
-    result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    describe = partial(build_report, trainer, clips, newly_initialised, options, argv)
+    with reported_when_stopped(output_dir, is_first_process, partial(describe, None, None)):
+        result = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.save_model()
-    report = build_report(trainer, clips, newly_initialised, result.metrics, options, argv)
+    output = trainer.predict(clips["validation"], metric_key_prefix="validation")
+    report = describe(output, result.metrics["train_runtime"])
     report |= {"split": split, "seconds": time.perf_counter() - started}
     if not is_first_process:
         return report
@@ -101,8 +115,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # Say what to do next, and publish
     print_summary(report, output_dir)
     if repo_id:
-        files = sorted(path.relative_to(output_dir).as_posix() for name in RUN_FILES for path in output_dir.glob(name))
-        print("published:", publish(output_dir, repo_id, files, "Pre-train with vidtune"))
+        print("published:", publish_run(output_dir, repo_id, report, "Pre-train with vidtune", publishing.hub_videos))
     return report
 
 
@@ -132,6 +145,7 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
 
     from vidtune.data.clips import ClipFormat
     from vidtune.data.masking import masked_per_frame
+    from vidtune.hub import commit_of
     from vidtune.models.loading import clip_settings, read_config
     from vidtune.models.positions import clip_grid
     from vidtune.models.pretraining import load_autoencoder
@@ -141,6 +155,9 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
 
     logging.disable_progress_bar()  # those of reading and writing weights; training keeps its own
     data, model, pretraining = options.data, options.model, options.pretraining
+    if model.model_name_or_path:  # all of it from the commit that its branch is at now
+        model.model_revision = commit_of(model.model_name_or_path, revision=model.model_revision)
+        options.config["model_revision"] = model.model_revision
     checkpoint = {"model_name_or_path": model.model_name_or_path, "revision": model.model_revision}
     config = read_config(
         **checkpoint,
@@ -149,6 +166,7 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
         labels=[],
         num_frames=data.num_frames,
         image_size=data.image_size,
+        trust_remote_code=model.trust_remote_code,
     )
     if options.training.get("load_best_model_at_end") or options.training.get("save_strategy") == "best":
         options.training.setdefault("metric_for_best_model", "loss")
@@ -175,6 +193,8 @@ def build_trainer(options: SimpleNamespace, videos: Any) -> tuple[Any, dict[str,
         on_error=data.on_error,
         train_dataset=clips["train"],
         eval_dataset=clips["validation"],
+        shuffle_buffer=options.data.shuffle_buffer if options.source.streaming else None,
+        **asdict(options.faults),
     )
     return trainer, clips, newly_initialised
 
@@ -208,11 +228,15 @@ def build_report(
     trainer: Any,
     clips: dict[str, Any],
     newly_initialised: list[str],
-    train_metrics: dict[str, float],
     options: SimpleNamespace,
     argv: list[str],
+    output: Any,
+    train_seconds: float | None,
 ) -> dict[str, Any]:
-    """Score the validation videos, and gather everything that a reader of the run asks for."""
+    """Gather everything that a reader of the run asks for.
+
+    `output` is that of predicting the validation videos; a run that was stopped has none, and no time either.
+    """
     import math
 
     import numpy as np
@@ -225,11 +249,12 @@ def build_report(
     processes = trainer.args.world_size
     launcher = ["python"] if processes == 1 else ["torchrun", "--nproc_per_node", str(processes)]
     decoder = "pyav" if options.data.decoder == "auto" else options.data.decoder
-    seconds = train_metrics["train_runtime"] - trainer.evaluation_seconds
-    output = trainer.predict(clips["validation"], metric_key_prefix="validation")
+    scores = output.metrics if output else {}
+    timed = train_seconds and trainer.trained_videos
+    speed = trainer.trained_videos / (train_seconds - trainer.evaluation_seconds) if timed else None
     failed_rows = {
         "train": sorted(set(gather_object(list(trainer.failed_rows)))),
-        "validation": np.flatnonzero(output.label_ids == FAILED).tolist(),
+        "validation": np.flatnonzero(output.label_ids == FAILED).tolist() if output else [],
     }
     return {
         "recipe": "pretrain",
@@ -237,6 +262,7 @@ def build_report(
         "config": options.config,
         "model": {
             "name_or_path": options.model.model_name_or_path or options.model.config_name,
+            "revision": options.model.model_revision,
             "type": trainer.model.config.model_type,
             "attention": trainer.model.config._attn_implementation,
             "parameters": trainer.model.num_parameters(),
@@ -260,13 +286,11 @@ def build_report(
             }
             for split, part in clips.items()
         },
-        "metrics": {
-            "validation": {name: output.metrics.get(f"validation_{name}") for name in ("loss", "videos", "failed")}
-        },
+        "metrics": {"validation": {name: scores.get(f"validation_{name}") for name in ("loss", "videos", "failed")}},
         "history": trainer.state.log_history,
         "throughput": {
-            "train_videos_per_second": trainer.trained_videos / seconds if trainer.trained_videos else None,
-            "validation_videos_per_second": output.metrics["validation_samples_per_second"],
+            "train_videos_per_second": speed,
+            "validation_videos_per_second": scores.get("validation_samples_per_second"),
         },
         "environment": environment(processes, options.config["precision"], decoder),
     }
@@ -288,7 +312,7 @@ def draw(trainer: Any, clips: Any, output_dir: Path) -> None:
     frames = torch.stack([item["pixel_values"][0] for item in items])
     rows = [item["row"] for item in items]
     masks = draw_masks(rows, 1, trainer.grid, trainer.mask_ratio, seed=trainer.data_seed, purpose=EVALUATION)
-    model = VideoMAEForPreTraining.from_pretrained(output_dir, dtype=torch.float32)
+    model = VideoMAEForPreTraining.from_pretrained(output_dir, dtype=torch.float32)  # nosec B615 # of a folder
     seen, filled = reconstruct(model, frames, masks, trainer.grid, *normalisation(trainer.processors[0]))
     write_bytes(output_dir / "reconstructions.png", picture_strip([frames / 255, seen, filled]))
 
@@ -302,7 +326,7 @@ def print_summary(report: dict[str, Any], output_dir: Path) -> None:
     print(f"{report['seconds']:.0f} s in all")
     for split, part in report["data"].items():
         for problem in part["failed"][:5]:
-            print(f"left out of {split}: {problem['path']}: {problem['reason']}")
+            print(printable(f"left out of {split}: {problem['path']}: {problem['reason']}"))
         if len(part["failed"]) > 5:
             print(f"left out of {split}: {len(part['failed']) - 5} more, see report.json")
     print(f"saved:     {output_dir}")

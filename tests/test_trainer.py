@@ -628,7 +628,7 @@ def test_dropout_is_resumed_as_well(tmp_path, workers):
 
 def test_each_step_and_each_process_has_random_numbers_of_its_own(tmp_path):
     each_step = next(
-        callback for callback in build(tmp_path).callback_handler.callbacks if type(callback).__name__ == "_EachStep"
+        callback for callback in build(tmp_path).callback_handler.callbacks if type(callback).__name__ == "EachStep"
     )
 
     def draw(step, rank=0, seed=3):

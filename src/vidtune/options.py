@@ -14,7 +14,7 @@ Area = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -38,8 +38,18 @@ class SourceArguments:
     dataset_format: Literal["auto", "folder", "table", "hub", "ucf101", "hmdb51", "kinetics", "ssv2", "list"] = option(
         "auto", "how the dataset is laid out; auto: as its files tell"
     )
+    streaming: bool = option(
+        False,
+        "read the videos where they lie, in the tar or Parquet shards of a folder, of a glob (in quotes) or of a Hub "
+        "dataset, which is neither fetched nor copied",
+    )
     dataset_config: Text | None = option(None, "which configuration of a Hub dataset that has several")
     dataset_revision: Text | None = option(None, "branch, tag or commit of a Hub dataset")
+    video_root: Text | None = option(
+        None,
+        "folder that all videos of a table or list lie below and that their paths are relative to (default: that of "
+        "the table)",
+    )
     split_number: Literal[1, 2, 3] = option(1, "which of the official splits of UCF101 or HMDB51")
     split_by_group: Text | None = option(None, "column of the dataset that holds the group (default: group)")
     group_pattern: Text | None = option(
@@ -102,6 +112,9 @@ class DataArguments:
     on_error: Literal["raise", "skip"] = option(
         "raise", "what a video that can't be decoded does to training: stop it, or be left out and reported"
     )
+    shuffle_buffer: Count = option(
+        1000, "streaming: so many videos that lie near are shuffled among each other, and the shards before"
+    )
 
 
 @dataclass
@@ -110,6 +123,9 @@ class ModelArguments:
 
     model_name_or_path: Text | None = option(None, "checkpoint to fine-tune: Hub id or folder")
     model_revision: Text | None = option(None, "branch, tag or commit of a checkpoint on the Hub")
+    trust_remote_code: bool = option(
+        False, "run the code that comes with the model, where it has some: read it first, it can do all that you can"
+    )
     config_name: Text | None = option(
         None, "train from scratch: a model type such as videomae, a folder or a JSON file"
     )
@@ -210,6 +226,18 @@ class PretrainArguments:
 
 
 @dataclass
+class FaultArguments:
+    """What ends a run that can't go on."""
+
+    max_nan_steps: Count = option(
+        3, "end after so many steps in a row whose loss is no number; until then such a step changes no weights"
+    )
+    dataloader_timeout: NotNegative = option(
+        600.0, "end when the workers hand over no batch for so many seconds, naming the videos in hand; 0 waits on"
+    )
+
+
+@dataclass
 class PublishArguments:
     """Where the finished model goes."""
 
@@ -229,6 +257,9 @@ class PredictArguments:
 
     model: Text | None = option(None, "folder of a run, Hub id, or exported model (model.onnx, or a folder with one)")
     model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    trust_remote_code: bool = option(
+        False, "run the code that comes with the model, where it has some: read it first, it can do all that you can"
+    )
     input: list[Text] = option(
         [],
         "videos, folders, patterns such as 'clips/**/*.mp4', lists (.txt, a path a line, or .csv with a column video; "
@@ -261,6 +292,9 @@ class EvaluateArguments:
 
     model: Text | None = option(None, "folder of a run, or Hub id")
     model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    trust_remote_code: bool = option(
+        False, "run the code that comes with the model, where it has some: read it first, it can do all that you can"
+    )
     predictions: Annotated[list[Text], Field(min_length=1)] | None = option(
         None, "instead of a model: predictions.parquet of one run or more, as of the folds of a dataset, scored as one"
     )
@@ -300,7 +334,10 @@ class PrepareArguments:
     )
     fps: Annotated[float, Field(gt=0)] | None = option(None, "frames per second to store (default: the source's)")
     quality: Annotated[int, Field(ge=1, le=100)] = option(90, "of the stored pictures, 100 is best")
-    videos_per_shard: Count = option(128, "videos of one Parquet file")
+    container: Literal["parquet", "webdataset"] = option(
+        "parquet", "parquet: files for load_dataset; webdataset: tar shards, of key.mp4 and key.json, for --streaming"
+    )
+    videos_per_shard: Count = option(128, "videos of one file")
     num_proc: Count | None = option(None, "worker processes (default: one a core)")
     decoder: Literal["auto", "torchcodec", "pyav"] = option("auto", "auto: PyAV, which brings its own FFmpeg")
     on_error: Literal["raise", "skip"] = option(
@@ -341,6 +378,9 @@ class QuickstartArguments:
 
     model: Text | None = option(None, "checkpoint of the Hub or folder (default: a small new model, no network)")
     video: Text | None = option(None, "a video file (default: one of the demo's)")
+    trust_remote_code: bool = option(
+        False, "run the code that comes with the model, where it has some: read it first, it can do all that you can"
+    )
 
 
 @dataclass
@@ -349,6 +389,9 @@ class ExportArguments:
 
     model: Text | None = option(None, "folder of a run, or Hub id")
     model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    trust_remote_code: bool = option(
+        False, "run the code that comes with the model, where it has some: read it first, it can do all that you can"
+    )
     output_dir: Text = option("outputs/export", "new folder of the exported model")
     format: Literal["onnx", "torch_export"] = option(
         "onnx", "onnx: model.onnx, for onnxruntime and others; torch_export: model.pt2, for PyTorch without this code"
@@ -359,11 +402,23 @@ class ExportArguments:
 
 
 @dataclass
+class ConvertArguments:
+    """Which weights become safetensors."""
+
+    model: Text | None = option(None, "folder or Hub id of a checkpoint whose weights are a pickle")
+    model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    output_dir: Text = option("outputs/converted", "new folder of the converted checkpoint")
+
+
+@dataclass
 class AppArguments:
     """What the page shows, and where."""
 
     model: Text | None = option(None, "folder of a run, Hub id, or exported model")
     model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    trust_remote_code: bool = option(
+        False, "run the code that comes with the model, where it has some: read it first, it can do all that you can"
+    )
     window_seconds: Positive = option(2.0, "length of the windows of which longer videos get a timeline")
     stride_seconds: Positive = option(1.0, "from the start of a window to that of the next")
     max_upload_mb: Count = option(100, "largest file that the page takes, megabytes")
@@ -384,6 +439,9 @@ class FeatureArguments:
 
     model: Text | None = option(None, "folder of a run, Hub id, or any pre-trained checkpoint")
     model_revision: Text | None = option(None, "branch, tag or commit of a model on the Hub")
+    trust_remote_code: bool = option(
+        False, "run the code that comes with the model, where it has some: read it first, it can do all that you can"
+    )
     output_dir: Text = option("outputs/features", "folder of the features, the report and the probes")
     pooling: Literal["mean", "cls"] = option("mean", "mean of all tokens, or the CLS token of models that have one")
     layer: int = option(-1, "hidden layer: 0 goes into the first block, 1 comes out of it; -1 is the model's end")

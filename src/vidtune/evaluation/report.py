@@ -7,12 +7,18 @@ import os
 import platform
 import re
 import shlex
-import subprocess
-from collections.abc import Mapping, Sequence
+import subprocess  # nosec B404 # for git, see commit()
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vidtune.card import without_secrets
+from vidtune.errors import Interrupted
+from vidtune.printing import printable
+from vidtune.training.checkpoints import write_text
 
 PACKAGES = (
     "vidtune torch torchvision transformers datasets accelerate evaluate huggingface_hub torchcodec av pytorchvideo"
@@ -20,6 +26,26 @@ PACKAGES = (
 
 # An array without texts and further arrays; no text of a JSON holds a line break, so none is taken for one.
 NUMBERS = re.compile(r'\[\n\s+([^\[\]{}"]*)\n\s*\]')
+
+
+@contextmanager
+def reported_when_stopped(
+    output_dir: Path, is_first_process: bool, describe: Callable[[], dict[str, Any]]
+) -> Iterator[None]:
+    """Write report.json of a run that a signal stops, too; what stopped it stands there under `stopped`.
+
+    Args:
+        output_dir: Folder of the run.
+        is_first_process: Whether this process is the one that writes.
+        describe: Gives the report, without scores; every process calls it.
+    """
+    try:
+        yield
+    except Interrupted as error:
+        report = describe() | {"stopped": str(error)}
+        if is_first_process:
+            write_text(output_dir / "report.json", without_secrets(to_json(report)))
+        raise
 
 
 def environment(processes: int = 1, precision: str = "fp32", decoder: str = "") -> dict[str, Any]:
@@ -68,7 +94,8 @@ def commit() -> str | None:
         return None
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # nosec B603 # words of our own
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -77,6 +104,15 @@ def to_json(report: Mapping[str, Any]) -> str:
     """Render a report: UTF-8, indented, one line an array of numbers; null for what is not a number."""
     text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False, default=str)
     return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def without_paths(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the paths of the videos that failed: they may name people, and the report is to be published."""
+    data = {
+        split: {**part, "failed": [{**video, "path": ""} for video in part["failed"]]}
+        for split, part in report["data"].items()
+    }
+    return {**report, "data": data}
 
 
 def _plain(value: Any) -> Any:
@@ -113,11 +149,12 @@ def print_summary(report: Mapping[str, Any], output_dir: Path, predict_command: 
     console.print(f"{speed}, {report['seconds']:.0f} s in all", markup=False)
     for split, data in report["data"].items():
         for problem in data["failed"][:5]:
-            console.print(f"left out of {split}: {problem['path']}: {problem['reason']}", markup=False)
+            line = f"left out of {split}: {problem['path']}: {problem['reason']}"
+            console.print(printable(line), markup=False)
         if len(data["failed"]) > 5:
             console.print(f"left out of {split}: {len(data['failed']) - 5} more, see report.json", markup=False)
     console.print(f"saved:     {output_dir}", markup=False)
-    console.print(f"predict:   {predict_command}", markup=False)
+    console.print(printable(f"predict:   {predict_command}"), markup=False)
 
 
 def print_scores(report: Mapping[str, Any], output_dir: Path) -> None:
@@ -137,14 +174,15 @@ def print_scores(report: Mapping[str, Any], output_dir: Path) -> None:
             if (value := metrics.get(name)) is not None:
                 table.add_row(name.replace("_", " "), f"{value:.3f}", _interval(metrics["intervals"].get(name)))
         if majority := metrics["majority"]:
-            table.add_row(escape(f"accuracy of always {majority['label']}"), f"{majority['accuracy']:.3f}", "")
+            title = escape(printable(f"accuracy of always {majority['label']}"))
+            table.add_row(title, f"{majority['accuracy']:.3f}", "")
         for when in ("before", "after"):
             if calibration := metrics["calibration"][when]:
                 value = f"{calibration['expected_calibration_error']:.3f}"
                 table.add_row(f"calibration error {when} scaling", value, "")
         console.print(table)
     if shortcuts := report["shortcuts"]:
-        console.print(shortcuts["conclusion"], markup=False)
+        console.print(printable(shortcuts["conclusion"]), markup=False)
     if comparison := report["comparison"]:
         left_out = len(comparison["only_here"]) + len(comparison["only_there"])
         console.print(
@@ -154,7 +192,8 @@ def print_scores(report: Mapping[str, Any], output_dir: Path) -> None:
         )
     for split, data in report["data"].items():
         for problem in data["failed"][:5]:
-            console.print(f"failed in {split}: {problem['path']}: {problem['reason']}", markup=False)
+            line = f"failed in {split}: {problem['path']}: {problem['reason']}"
+            console.print(printable(line), markup=False)
         if len(data["failed"]) > 5:
             console.print(f"failed in {split}: {len(data['failed']) - 5} more, see report.json", markup=False)
     console.print(f"saved:     {output_dir}", markup=False)

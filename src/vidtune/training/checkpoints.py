@@ -1,15 +1,21 @@
 """Folders of runs and checkpoints: checked before, and never half-written under their final names."""
 
+import json
+import logging
 import os
 import re
 import shutil
 import tempfile
+import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
 from filelock import FileLock, Timeout
 
 from vidtune.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 STAGING = ".unfinished"
 """Folder in `output_dir` where checkpoints and models are written before they get their names."""
@@ -52,6 +58,9 @@ RUN_FILES = (
     "preprocessor_config.json",
     "video_preprocessor_config.json",
 )
+STATE = "trainer_state.json"
+"""The file without which a folder is no checkpoint."""
+
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -75,8 +84,8 @@ def check_output_dir(output_dir: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def check_writable(output_dir: Path) -> None:
-    """Check that a folder can be written, or made.
+def check_writable(output_dir: Path, field: str = "output_dir") -> None:
+    """Check that a folder can be written, or made; errors call it `field`.
 
     Raises:
         InputError: If it can't.
@@ -88,7 +97,7 @@ def check_writable(output_dir: Path) -> None:
             pass
     except OSError as error:
         raise InputError(
-            f"output_dir: {output_dir}: can't be written ({error.strerror}); give another folder"
+            f"{field}: {output_dir}: can't be written ({error.strerror}); give another folder"
         ) from None
 
 
@@ -133,8 +142,8 @@ def find_checkpoint(resume_from_checkpoint: str, output_dir: Path) -> Path:
     """Find the checkpoint to resume from.
 
     Args:
-        resume_from_checkpoint: A folder, or `auto` for the newest of the run. Checkpoints get their names when they
-            are whole, so the newest is one.
+        resume_from_checkpoint: A folder, or `auto` for the newest whole one of the run. Checkpoints get their names
+            when they are whole, but one may have been copied or deleted by half since: that is named and passed over.
         output_dir: Folder of the run.
 
     Raises:
@@ -142,19 +151,68 @@ def find_checkpoint(resume_from_checkpoint: str, output_dir: Path) -> Path:
     """
     if resume_from_checkpoint.lower() not in ("auto", "true"):
         checkpoint = Path(resume_from_checkpoint)
-        if not (checkpoint / "trainer_state.json").is_file():
+        if not (checkpoint / STATE).is_file():
             raise InputError(f"resume_from_checkpoint: {checkpoint}: is no checkpoint; give its folder, or auto")
+        if problem := half_written(checkpoint):
+            raise InputError(f"resume_from_checkpoint: {checkpoint}: {problem}; give another one, or auto")
         return checkpoint
-    checkpoints = list_checkpoints(output_dir)
-    if not checkpoints:
-        raise InputError(f"resume_from_checkpoint: {output_dir} holds no checkpoint; start afresh with --overwrite")
-    return checkpoints[-1]
+    passed_over = []
+    for checkpoint in reversed(list_checkpoints(output_dir)):
+        problem = half_written(checkpoint)
+        if not problem:
+            return checkpoint
+        passed_over.append(f"{checkpoint.name} ({problem})")
+        logger.warning("resume_from_checkpoint: %s is passed over: %s", checkpoint, problem)
+    found = f"no whole checkpoint: {', '.join(passed_over)}" if passed_over else "no checkpoint"
+    raise InputError(f"resume_from_checkpoint: {output_dir} holds {found}; start afresh with --overwrite")
+
+
+def half_written(checkpoint: Path) -> str | None:
+    """Say what is missing or cut short in a checkpoint, as one that was copied half; None if it is whole.
+
+    Weights are checked by their size, archives of torch by the directory at their end; nothing is loaded.
+    """
+    try:
+        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{STATE} is cut short"
+    names = {path.name for path in checkpoint.iterdir()}
+    sharded = any(name.startswith(("global_step", "pytorch_model_fsdp")) for name in names)
+    if not sharded and not any(fnmatch(name, "*model*.safetensors") for name in names):
+        return "it has no weights"
+    if not sharded:
+        for name in ("optimizer.pt", "scheduler.pt"):
+            if name not in names:
+                return f"it has no {name}"
+    for folder in [checkpoint / name for name in names if name.startswith(("pytorch_model_fsdp_", "optimizer_"))]:
+        if not (folder / ".metadata").is_file():  # which is written last
+            return f"{folder.name} is cut short"
+    for index in checkpoint.glob("*.safetensors.index.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(shards - names):
+            return f"it has no {missing[0]}"
+    for path in sorted(checkpoint.glob("*")):
+        if path.suffix == ".safetensors" and not _is_whole_safetensors(path):
+            return f"{path.name} is cut short"
+        if path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path):
+            return f"{path.name} is cut short"
+    return None
+
+
+def _is_whole_safetensors(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """List the checkpoints of a run, in the order of their steps."""
     found = [(int(match[1]), path) for path in output_dir.iterdir() if (match := CHECKPOINT.fullmatch(path.name))]
-    return [path for _, path in sorted(found) if (path / "trainer_state.json").is_file()]
+    return [path for _, path in sorted(found) if (path / STATE).is_file()]
 
 
 def clear_run(output_dir: Path) -> None:

@@ -1,46 +1,34 @@
-"""VideoTrainer: a transformers.Trainer that reads uint8 clips, scores videos and saves whole checkpoints."""
+"""VideoTrainer: a transformers.Trainer that reads uint8 clips and scores videos."""
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import (
-    EarlyStoppingCallback,
-    EvalPrediction,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 
 from vidtune.data.clips import FAILED, EpochSampler, Item, collate, failure
-from vidtune.errors import InputError, VideoError, first_line
+from vidtune.data.streaming import fingerprint, shard_numbers
+from vidtune.errors import InputError, VideoError
 from vidtune.evaluation.metrics import scalar_metrics
 from vidtune.evaluation.scoring import average_views
 from vidtune.models.attentive_probe import probe_groups
-from vidtune.training.checkpoints import STAGING, move_checkpoint, move_files, rotate_checkpoints
-from vidtune.training.ema import LIVE_WEIGHTS, WeightAverage
+from vidtune.training.callbacks import SetEpoch
 from vidtune.training.losses import classification_loss, soft_targets
 from vidtune.training.mixing import Mixing, draw_mix, mix_clips
 from vidtune.training.optimization import layer_ids, parameter_groups, stepped
-from vidtune.training.weights import complete_adapter, has_adapter, has_plain_weights, load_weights, merge_adapter
+from vidtune.training.resumable import ResumableTrainer
+from vidtune.training.sampler_state import check_sampler, sampler_state, save_sampler
 
 ROW_FACTS = {"rows", "failed_rows", "epoch"}
 """What of a batch is not for the model."""
 
 
-class VideoTrainer(Trainer):  # type: ignore[misc]
+class VideoTrainer(ResumableTrainer):
     """A Trainer for video classification.
 
     Datasets yield uint8 `pixel_values` and `labels` (see `vidtune.data.clips`), which are normalised on the device, or
@@ -55,7 +43,6 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         image_std: Standard deviation that it divides by, by channel.
         label_names: Names of the labels, in order.
         data_collator: What makes a batch of items, as `collate`.
-        processors: Saved beside the model.
         on_error: `raise`: a failed training video ends the run with VideoError; `skip`: it is left out, and listed in
             `failed_rows`.
         multi_label: Whether a video may have several labels: labels are float `(B, num_labels)`.
@@ -64,13 +51,11 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         mixing: How training clips are mixed; None: not.
         label_weights: Of each label's loss; None: all alike.
         focal_gamma: Exponent of the focal loss, >= 0.
-        ema_decay: Share that an average of the weights keeps at each step; the average is scored and saved. None: the
-            weights themselves are.
         row_weights: How likely a training video is drawn, over the others; None: each once an epoch.
+        shuffle_buffer: How many videos of the shards of a stream are shuffled among each other; None: no stream.
         probe_grid: Learning rates and weight decays of the probes of a model that has one for each pair; when
             training is done, the best by validation stays. None for other models.
-        merge_lora: Save a model with LoRA's matrices as a plain one, and the adapter in a folder of its own.
-        **kwargs: Passed on to Trainer, such as `train_dataset`, `eval_dataset`, `callbacks`.
+        **kwargs: Those of ResumableTrainer and Trainer, such as `ema_decay`, `train_dataset`, `callbacks`.
     """
 
     def __init__(
@@ -82,7 +67,6 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         image_std: Sequence[float] = (),
         label_names: Sequence[str],
         data_collator: Callable[[Sequence[Item]], dict[str, Any]] = collate,
-        processors: Sequence[Any] = (),
         on_error: str = "raise",
         multi_label: bool = False,
         layer_decay: float = 1.0,
@@ -90,10 +74,9 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         mixing: Mixing | None = None,
         label_weights: Sequence[float] | None = None,
         focal_gamma: float = 0.0,
-        ema_decay: float | None = None,
         row_weights: Sequence[float] | None = None,
+        shuffle_buffer: int | None = None,
         probe_grid: tuple[Sequence[float], Sequence[float]] | None = None,
-        merge_lora: bool = False,
         **kwargs: Any,
     ) -> None:
         def score(prediction: EvalPrediction) -> dict[str, float]:
@@ -107,47 +90,32 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             focal_gamma=focal_gamma,
             multi_label=multi_label,
         )
-        try:
-            super().__init__(
-                model,
-                args,
-                data_collator=data_collator,
-                compute_loss_func=loss,
-                compute_metrics=score,
-                **kwargs,
-            )
-        except (ValueError, ImportError) as error:  # of arguments that contradict each other, or lack a package
-            raise InputError(f"training arguments: {first_line(error)}") from error
+        kwargs |= {"data_collator": data_collator, "compute_loss_func": loss, "compute_metrics": score}
+        super().__init__(model, args, **kwargs)
         if layer_decay < 1:
             layer_ids(model)  # refused before anything is written
         if args.gradient_checkpointing and not model.supports_gradient_checkpointing:
             raise InputError("gradient_checkpointing: True: the model has no blocks to compute twice; leave it out")
         self.image_mean = 255 * torch.tensor(image_mean, device=args.device).view(-1, 1, 1)
         self.image_std = 255 * torch.tensor(image_std, device=args.device).view(-1, 1, 1)
-        self.processors = processors
-        # Trainer deletes old checkpoints in place, where a kill would leave half of one.
-        self.save_total_limit, args.save_total_limit = args.save_total_limit, None
         self.on_error, self.multi_label, self.mixing, self.row_weights = on_error, multi_label, mixing, row_weights
         self.layer_decay, self.learning_rate_steps = layer_decay, learning_rate_steps
-        self.probe_grid, self.merge_lora, self.ema_decay = probe_grid, merge_lora, ema_decay
-        self.average: WeightAverage | None = None
-        if ema_decay and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise InputError("ema_decay: can't average weights that are sharded; leave it out, or launch with DDP")
-        if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
-            raise InputError(
-                "fsdp: its version 1 flattens parameters, so that weight decay would spare all of them; set "
-                "fsdp_version: 2 in accelerate's config"
-            )
-        self.add_callback(_EachStep(self))
+        self.probe_grid, self.shuffle_buffer = probe_grid, shuffle_buffer
         self.best_probe: int | None = None
         self.failed_rows: set[int] = set()
         self.trained_videos = 0
         self.evaluation_seconds = 0.0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        weighted = {} if self.row_weights is None else {"weights": self.row_weights}
-        sampler = EpochSampler(len(train_dataset or self.train_dataset), self.data_seed, **weighted)
-        self.add_callback(_SetEpoch(sampler))
+        options: dict[str, Any] = {} if self.row_weights is None else {"weights": self.row_weights}
+        if self.shuffle_buffer is not None:
+            shards = shard_numbers(self.train_dataset.videos)
+            options |= {"shards": shards, "shuffle_buffer": self.shuffle_buffer}
+        args, num_rows = self.args, len(train_dataset or self.train_dataset)
+        unfilled = args.world_size == 1 or args.dataloader_drop_last
+        multiple_of = 1 if unfilled else args.train_batch_size * args.world_size
+        sampler = EpochSampler(num_rows, self.data_seed, multiple_of=multiple_of, **options)
+        self.add_callback(SetEpoch(sampler))
         return sampler
 
     @property
@@ -183,12 +151,8 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
         return super().create_scheduler(num_training_steps, optimizer)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as Trainer does; afterwards the model is the average of its weights, or has its best probe only."""
-        self.average = WeightAverage(self.model, self.ema_decay) if self.ema_decay else None
+        """Train; afterwards a model of several probes has its best one only."""
         result = super().train(*args, **kwargs)
-        if self.average:  # not where the best checkpoint, an average itself, was loaded
-            self.average.swap(self.model)
-            self.average = None
         if self.probe_grid:
             several = len(self.model.probes) > 1
             if several and not any("eval_best_probe" in entry for entry in self.state.log_history):
@@ -197,50 +161,35 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             self.model.keep_best()
         return result
 
-    def _with_average(self) -> AbstractContextManager[None]:
-        return self.average.in_place(self.model) if self.average else nullcontext()
+    def _sampler_state(self) -> dict[str, Any] | None:
+        if self.shuffle_buffer is None:
+            return None
+        args = self.args
+        per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        order = {"seed": self.data_seed, "shuffle_buffer": self.shuffle_buffer, "videos_per_step": per_step}
+        return sampler_state(len(self.train_dataset), self._fingerprint, self.state.global_step, **order)
 
-    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Take a step as Trainer does, without telling each module of a model in training that it is."""
-        if (
-            model.training and self.model.training
-        ):  # an evaluation leaves what is around the model, as DDP's, as it was
-            vars(model)["train"] = lambda: model
-        try:
-            loss: torch.Tensor = super().training_step(model, *args, **kwargs)
-        finally:
-            vars(model).pop("train", None)
-        return loss
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.train_dataset.videos)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and (state := self._sampler_state()):
+            save_sampler(output_dir, state)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        check_sampler(resume_from_checkpoint, self._sampler_state())
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Count none: Trainer's estimate is of language models, and takes longer than a small model's step."""
         return 0
 
-    @property
-    def _early_stopping(self) -> list[EarlyStoppingCallback]:
-        return [item for item in self.callback_handler.callbacks if isinstance(item, EarlyStoppingCallback)]
-
-    def _load_callback_state(self) -> None:
-        """Restore the patience that was used up, which Trainer forgets."""
-        for callback in self._early_stopping:
-            saved = self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
-            callback.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
-        super()._load_callback_state()
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Resumed after its last step: Trainer would take one more.
-        stopped = any(
-            callback.early_stopping_patience_counter >= callback.early_stopping_patience
-            for callback in self._early_stopping
-        )
-        if stopped or self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
-
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         mix = None
         if self.model.training:
+            self.throughput.clips += len(inputs["labels"]) * self.args.world_size
             self.trained_videos += (len(inputs["rows"]) - len(inputs["failed_rows"])) * self.args.world_size
             if inputs["failed_rows"]:
                 self._note_failed(inputs["failed_rows"])
@@ -290,18 +239,15 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
             logits = logits.squeeze(1)
         return None, logits.unflatten(0, (-1, num_views))[: len(labels)], labels
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate or predict as Trainer does, with the average of the weights, if there is one."""
-        with self._with_average():
-            return super().evaluation_loop(*args, **kwargs)
-
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as Trainer does, and keep count of the time it takes."""
         start = time.perf_counter()
         try:
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         finally:
-            self.evaluation_seconds += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.evaluation_seconds += seconds
+            self.throughput.elsewhere += seconds
         if "eval_best_probe" in metrics:
             self.model.best_probe.fill_(int(metrics["eval_best_probe"]))
         if self.args.load_best_model_at_end and metrics.get("eval_videos") == 0:
@@ -310,105 +256,3 @@ class VideoTrainer(Trainer):  # type: ignore[misc]
                 "checkpoint; mend them, or set load_best_model_at_end: false"
             )
         return metrics
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model and processors; outside of a checkpoint each file gets its name when it is whole."""
-        final = Path(output_dir or self.args.output_dir)
-        folder = final if _internal_call else final / STAGING / "model"
-        if not _internal_call and self.args.should_save:
-            shutil.rmtree(final / STAGING, ignore_errors=True)  # what an interrupted run left
-        super().save_model(str(folder), _internal_call=True)
-        if self.args.should_save:
-            for processor in self.processors:
-                processor.save_pretrained(folder)
-            if has_adapter(folder):
-                complete_adapter(self.model, folder)
-                if self.merge_lora and not _internal_call:
-                    merge_adapter(self.model, folder)
-            if not _internal_call:
-                move_files(folder, final)
-                (final / STAGING).rmdir()
-        self.accelerator.wait_for_everyone()
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint under a temporary name, and rename it when it is whole."""
-        run_dir, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            shutil.rmtree(run_dir / STAGING, ignore_errors=True)  # what an interrupted run left
-        self.accelerator.wait_for_everyone()
-        self._saving = True
-        try:
-            with self._with_average():
-                super()._save_checkpoint(model, trial)
-        finally:
-            self._saving = False
-        self.accelerator.wait_for_everyone()
-        best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-        if self.state.best_global_step and (best.name == name or best.is_dir()):
-            self.state.best_model_checkpoint = str(best)
-        if self.args.should_save:
-            staged = run_dir / STAGING / name
-            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # with the best checkpoint's final name
-            move_checkpoint(staged, run_dir / name)
-            rotate_checkpoints(run_dir, self.save_total_limit, self.state.best_model_checkpoint)
-            (run_dir / STAGING).rmdir()
-        self.accelerator.wait_for_everyone()
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.average and self.args.should_save:
-            self.average.save(output_dir)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        folder = str(super()._get_output_dir(trial))
-        return os.path.join(folder, STAGING) if getattr(self, "_saving", False) else folder
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self._has_plain_weights(resume_from_checkpoint):
-            load_weights(model or self.model, resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.ema_decay:
-            self.average = WeightAverage.load(self.model, self.ema_decay, resume_from_checkpoint)
-        elif Path(resume_from_checkpoint, LIVE_WEIGHTS).is_file():
-            raise InputError(
-                f"resume_from_checkpoint: {resume_from_checkpoint}: its run has ema_decay; set it as there"
-            )
-
-    def _load_best_model(self) -> None:
-        self.average = None  # what was scored and saved is the average
-        if self._has_plain_weights(self.state.best_model_checkpoint):
-            load_weights(self.model, self.state.best_model_checkpoint)
-        else:
-            super()._load_best_model()
-
-    def _has_plain_weights(self, checkpoint: str) -> bool:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return not sharded and has_plain_weights(checkpoint)
-
-
-class _EachStep(TrainerCallback):  # type: ignore[misc]
-    """Seeds each step, on each process another way, and averages the weights after it."""
-
-    def __init__(self, trainer: VideoTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        sequence = np.random.SeedSequence([args.seed, state.global_step, args.process_index])
-        # torch.manual_seed takes a tenth of a millisecond, for all kinds of devices.
-        set_seed = torch.default_generator.manual_seed if args.device.type == "cpu" else torch.manual_seed
-        set_seed(int(sequence.generate_state(1, np.uint64)[0]))
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.average and not self.trainer.accelerator.optimizer_step_was_skipped:
-            self.trainer.average.update(self.trainer.model)
-
-
-class _SetEpoch(TrainerCallback):  # type: ignore[misc]
-    """Tells the sampler the epoch; accelerate does so only for some of the loaders it makes."""
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.sampler.epoch = int(state.epoch or 0)

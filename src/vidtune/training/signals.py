@@ -1,0 +1,42 @@
+"""SIGTERM and SIGINT, as a scheduler or Ctrl-C sends them, taken as a wish to save and stop."""
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+PATIENCE_SECONDS = 1.0
+"""Launchers pass on what the terminal has sent already; a second Ctrl-C after this time is a person's."""
+
+
+class SignalWatch:
+    """Notes the first SIGTERM or SIGINT while it is entered, so that a step can be finished before the end.
+
+    Later ones of SIGTERM are passed over, since schedulers and launchers send it twice; a second Ctrl-C ends the
+    process as usual. Threads other than the main one can't watch signals, and note none.
+
+    Attributes:
+        noted: Number of the signal, 0 where none came.
+    """
+
+    def __init__(self) -> None:
+        self.noted, self._when = 0, 0.0
+
+    def __enter__(self) -> "SignalWatch":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.noted:
+            self.noted, self._when = number, time.monotonic()
+            sys.stderr.write(f"\n{signal.Signals(number).name}: finishing the step, then saving a checkpoint\n")
+        elif number == signal.SIGINT and time.monotonic() - self._when > PATIENCE_SECONDS:
+            raise KeyboardInterrupt
