@@ -11,6 +11,7 @@ from typing import Any
 from vidtune.data.files import warn_left_out
 from vidtune.data.rows import Row, span_id
 from vidtune.errors import InputError
+from vidtune.printing import printable
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def index_by_name(videos: Sequence[str], parts: int) -> dict[str, list[str]]:
 def warn_missing(folder: Path, names: Sequence[str], reason: str) -> None:
     """Count the videos that are left out, and name the first."""
     if names:
-        logger.warning("%s: left out %d videos that %s, %s first", folder, len(names), reason, names[0])
+        logger.warning("%s: left out %d videos that %s, %s first", folder, len(names), reason, printable(names[0]))
 
 
 def find_file(folder: Path, others: Sequence[str], name: str) -> Path | None:

@@ -20,12 +20,20 @@ from torch.utils.data import Sampler
 
 from vidtune.data.decoding import open_video
 from vidtune.data.sampling import dense_views, random_dense, random_segments, segment_views
+from vidtune.data.streaming import shard_video
 from vidtune.data.transforms import augment, crop_views
 from vidtune.data.video import Video
 from vidtune.errors import InputError, VideoError
+from vidtune.printing import printable
 
 FAILED = -100
 """The label of a video that could not be decoded: cross-entropy, metrics and the Trainer's counts pass over it."""
+
+PADDING = -1
+"""The repeat of an index that fills the last batches of an epoch, so that each process has as many: no video is read."""
+
+CHUNK = 2**16
+"""Row numbers that are turned into Python's at once: ten million of them would take half a gigabyte."""
 
 Item = dict[str, Any]
 
@@ -95,18 +103,23 @@ class TrainingClips(TorchDataset[Item]):
         epoch, row, repeat = (*index, 0)[:3]
         video = self.videos[row]
         item = {"labels": row_label(self.videos, video), "row": row, "epoch": epoch, "failed": False}
+        if repeat == PADDING:
+            return self._without_frames(item) | {"failed": False, "padding": True}
         draws = range(repeat * self.num_sample, (repeat + 1) * self.num_sample)
         rngs = [np.random.default_rng([self.seed, epoch, row, draw]) for draw in draws]
         try:
             with open_row(video, self.decoder) as opened:
                 frames = opened.frames_at(self._times(opened, rngs[0]).tolist(), slack_seconds(opened, self.clip))
         except VideoError:
-            shape = (self.clip.num_frames, 3, self.clip.image_size, self.clip.image_size)
-            return _failed(item, shape if self.num_sample == 1 else (self.num_sample, *shape))
+            return self._without_frames(item)
         if self.num_sample == 1:
             return item | {"pixel_values": self._augmented(frames, rngs[0])}
         # Each from a copy, since a transform of the user's may work in place
         return item | {"pixel_values": torch.stack([self._augmented(frames.clone(), rng) for rng in rngs])}
+
+    def _without_frames(self, item: Item) -> Item:
+        shape = (self.clip.num_frames, 3, self.clip.image_size, self.clip.image_size)
+        return _failed(item, shape if self.num_sample == 1 else (self.num_sample, *shape))
 
     def _augmented(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         if self.transform:
@@ -231,26 +244,67 @@ class EpochSampler(Sampler[tuple[int, ...]]):
         seed: Seed of the order.
         weights: `(num_rows,)`, >= 0: rows are drawn with replacement, in proportion to these. A row that is drawn
             again has the count of its earlier draws as a third number, for another clip. None: each row once.
+        multiple_of: Videos of a batch of all processes: the epoch is filled up to a multiple of it, with indices of
+            PADDING. Accelerate would fill it with rows from its start, which then count twice.
+        shards: `(num_rows,)`, the number of each row's shard: those of a shard come near each other; see
+            `shuffle_near`. None: any row may follow any other.
+        shuffle_buffer: Rows that are shuffled among each other then, >= 1.
     """
 
-    def __init__(self, num_rows: int, seed: int = 0, weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        seed: int = 0,
+        weights: Sequence[float] | None = None,
+        multiple_of: int = 1,
+        shards: NDArray[np.int64] | None = None,
+        shuffle_buffer: int = 1,
+    ) -> None:
         self.num_rows, self.seed, self.epoch = num_rows, seed, 0
+        self.shards, self.shuffle_buffer = shards, shuffle_buffer
+        self.padding = -num_rows % multiple_of
         self.shares = None if weights is None else np.asarray(weights, dtype=np.float64) / np.sum(weights)
 
     def __len__(self) -> int:
-        return self.num_rows
+        return self.num_rows + self.padding
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         epoch = self.epoch
         rng = np.random.default_rng([self.seed, epoch])
-        if self.shares is None:
-            order = rng.permutation(self.num_rows)
-        else:
+        if self.shares is not None:
             order = rng.choice(self.num_rows, size=self.num_rows, p=self.shares)
+        else:
+            order = rng.permutation(self.num_rows) if self.shards is None else np.arange(self.num_rows)
+        if self.shards is not None:
+            order = shuffle_near(order, self.shards, self.shuffle_buffer, rng)
         draws: Counter[int] = Counter()
-        for row in order.tolist():
-            yield (epoch, row, draws[row]) if row in draws else (epoch, row)
-            draws[row] += 1
+        for start in range(0, self.num_rows, CHUNK):
+            for row in order[start : start + CHUNK].tolist():
+                yield (epoch, row, draws[row]) if row in draws else (epoch, row)
+                if self.shares is not None:
+                    draws[row] += 1
+        yield from [(epoch, 0, PADDING)] * self.padding
+
+
+def shuffle_near(
+    rows: NDArray[np.int64], shards: NDArray[np.int64], shuffle_buffer: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Put shards in random order, the rows of each one after another, and shuffle those that are near in that order.
+
+    Args:
+        rows: Row numbers, `(N,)`.
+        shards: The number of the shard of each row that there is, by its number.
+        shuffle_buffer: So many rows that follow each other are shuffled, then as many again; >= 1.
+        rng: Source of randomness.
+
+    Returns:
+        The same row numbers, `(N,)`, each less than `shuffle_buffer` from its place among the shards.
+    """
+    place_of_shard = rng.permutation(int(shards.max()) + 1)
+    order: NDArray[np.int64] = rows[np.lexsort((rows, place_of_shard[shards[rows]]))]
+    for start in range(0, len(order), shuffle_buffer):
+        rng.shuffle(order[start : start + shuffle_buffer])
+    return order
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:
@@ -262,6 +316,7 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
         `rows`: int64 `(B,)`; `failed_rows`: a list of those that failed.
         `epoch`: int, 0 in evaluation.
     """
+    items = without_padding(items)
     pixels = torch.stack([item["pixel_values"] for item in items])
     labels = torch.stack([torch.as_tensor(item["labels"]) for item in items])
     if "epoch" in items[0] and pixels.ndim == 6:
@@ -276,6 +331,11 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
     }
 
 
+def without_padding(items: Sequence[Item]) -> Sequence[Item]:
+    """Leave out what only fills a batch, but for one where there is nothing else: each process takes each step."""
+    return [item for item in items if "padding" not in item] or items[:1]
+
+
 def collate_frames(items: Sequence[Item]) -> dict[str, Any]:
     """Stack clips of one frame as pictures, `(B * S, C, H, W)`, in evaluation `(B, V, C, H, W)`; see `collate`."""
     batch = collate(items)
@@ -283,13 +343,17 @@ def collate_frames(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def open_row(video: Mapping[str, Any], decoder: str = "auto") -> Video:
-    """Open the video of a row.
+    """Open the video of a row: a file, the bytes of one, or a part of a shard.
 
     Raises:
         VideoError: If it can't be opened.
+        RunError: If its shard can't be read any more.
     """
     source = video["video"]
-    content = source["bytes"] if source["bytes"] is not None else source["path"]
+    if "shard" in video:
+        content = shard_video(video)
+    else:
+        content = source["bytes"] if source["bytes"] is not None else source["path"]
     return open_video(content, decoder, video.get("start_seconds"), video.get("end_seconds"))
 
 
@@ -302,7 +366,7 @@ def failure(videos: Dataset, row: int, decoder: str = "auto") -> dict[str, str]:
             opened.frames_at([0.0, opened.duration_seconds])
         reason = "failed once, and was read on a second try"
     except VideoError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{printable(path)}: ")
     return {"path": path, "reason": reason}
 
 
@@ -310,9 +374,10 @@ def unreadable_videos(videos: Dataset, decoder: str = "auto", most: int = 300) -
     """Open videos, evenly spread over the rows and at most so many, and list those that fail, as `failure`.
 
     Only the container and its first frame are read: this finds missing files, folders, text files and broken
-    headers before an hour of training does.
+    headers before an hour of training does. Fewer are opened of shards, which are known to be there.
     """
     failures = []
+    most = min(most, 30) if "shard" in videos.column_names else most
     for row in np.linspace(0, len(videos) - 1, min(most, len(videos))).astype(int):
         try:
             with open_row(videos[int(row)], decoder) as opened:
@@ -320,6 +385,21 @@ def unreadable_videos(videos: Dataset, decoder: str = "auto", most: int = 300) -
         except VideoError:
             failures.append(failure(videos, int(row), decoder))
     return failures
+
+
+def check_one_readable(videos: Dataset, decoder: str = "auto") -> None:
+    """Check that not all videos fail; most often the first one tells.
+
+    Raises:
+        InputError: If they do.
+    """
+    for row in range(len(videos)):
+        if not unreadable_videos(videos.select([row]), decoder):
+            return
+    first = failure(videos, 0, decoder)
+    raise InputError(
+        f"dataset: {first['path']}: {first['reason']}, and none of the {len(videos)} videos can be read; mend them"
+    )
 
 
 def load_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -333,7 +413,7 @@ def load_transform(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         transform = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two of odd module names
+    except (ImportError, SyntaxError, AttributeError, TypeError, ValueError) as error:  # the last two of odd names
         raise InputError(
             f"train_transform: {name}: {error}; write module:function, as in my_transforms:train"
         ) from None
@@ -415,7 +495,11 @@ def row_label(videos: Dataset, video: dict[str, Any]) -> int | torch.Tensor:
     return several
 
 
-def _failed(item: Item, shape: tuple[int, ...]) -> Item:
+def uncounted(item: Item) -> Item:
+    """Give an item the label that losses and metrics pass over."""
     label = item["labels"]
-    label = torch.full_like(label, FAILED) if isinstance(label, torch.Tensor) else FAILED
-    return item | {"pixel_values": torch.zeros(shape, dtype=torch.uint8), "labels": label, "failed": True}
+    return item | {"labels": torch.full_like(label, FAILED) if isinstance(label, torch.Tensor) else FAILED}
+
+
+def _failed(item: Item, shape: tuple[int, ...]) -> Item:
+    return uncounted(item) | {"pixel_values": torch.zeros(shape, dtype=torch.uint8), "failed": True}

@@ -11,6 +11,10 @@ BOXES = set("ftyp styp moov moof mdat free skip wide uuid sidx mfra pnot udta".s
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
+LISTS = (b"#EXTM3U", b"ffconcat")
+"""The first bytes of texts that FFmpeg follows to other files, and waits for where they are to grow."""
+
+
 def is_whole(file: BinaryIO, size: int) -> bool | None:
     """Whether a file is as long as its container says, and has its index; None where that can't be told.
 

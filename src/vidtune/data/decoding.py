@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from vidtune.data.containers import LISTS
 from vidtune.data.jpeg_video import BRAND, JpegVideo
 from vidtune.data.pyav_video import PyavVideo
 from vidtune.data.torchcodec_video import TorchcodecVideo, torchcodec_works
@@ -12,9 +13,6 @@ from vidtune.errors import InputError, VideoError
 # The first bytes of MP4, MOV, Matroska and WebM. In others torchcodec misses frames: it seeks into the middle
 # of MPEG streams, and never reaches the end of AVI with B-frames.
 FIT_FOR_TORCHCODEC = re.compile(rb"....(ftyp|moov|mdat|wide|free|skip)|\x1a\x45\xdf\xa3", re.DOTALL)
-
-# The first bytes of texts that FFmpeg follows to other files, and waits for where they are to grow.
-LISTS = (b"#EXTM3U", b"ffconcat")
 
 
 def open_video(

@@ -3,13 +3,16 @@
 import logging
 import mimetypes
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
+from vidtune.data.containers import LISTS
 from vidtune.errors import InputError
+from vidtune.printing import printable
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ def list_videos(folder: Path) -> tuple[list[str], list[str]]:
 def is_video(path: str | Path) -> bool:
     """Whether a file is a video, told by its ending, or else by opening it."""
     by_ending = is_video_ending(os.path.splitext(path)[1].lower())
-    return (os.path.isfile(path) and _shows_frames(path)) if by_ending is None else by_ending
+    return (os.path.isfile(path) and shows_frames(path)) if by_ending is None else by_ending
 
 
 @lru_cache
@@ -70,7 +73,8 @@ def warn_left_out(folder: Path, files: Sequence[str], reason: str) -> None:
     if files:
         endings = Counter(os.path.splitext(name)[1].lower() or "no ending" for name in files).most_common()
         counts = ", ".join(f"{ending} {count}" for ending, count in endings[:8]) + (", ..." if endings[8:] else "")
-        logger.warning("%s: left out %d files that %s (%s), %s first", folder, len(files), reason, counts, files[0])
+        values = (len(files), reason, printable(counts), printable(files[0]))
+        logger.warning("%s: left out %d files that %s (%s), %s first", folder, *values)
 
 
 def check_videos(paths: Sequence[str], source: str, remedy: str) -> None:
@@ -86,16 +90,32 @@ def check_videos(paths: Sequence[str], source: str, remedy: str) -> None:
         raise InputError(f"dataset: {source}: video {missing[0]} {problem}{more}; {remedy}")
 
 
-def inside(video: str, folder: Path, where: str) -> str:
+def inside(video: str, folder: Path, where: str, root: Path | None = None) -> str:
     """Join a video's path with the folder that it is relative to.
 
+    What it says is what counts: a link inside the folder may lead where its owner has it lead.
+
+    Args:
+        video: As a table or list has it; `~` is the home folder.
+        folder: What it is relative to.
+        where: What errors call its place.
+        root: What it must lie below; None: `folder`.
+
     Raises:
-        InputError: If a relative path leads out of the folder.
+        InputError: If it doesn't, or is no path.
     """
-    path = Path(video).expanduser()
-    if not path.is_absolute() and os.path.normpath(path).split(os.sep)[0] == os.pardir:
-        raise InputError(f"{where}: video {video!r} leads out of {folder}; if that is meant, write an absolute path")
-    return str(folder / path)
+    root = root or folder
+    if "\0" in video:
+        raise InputError(f"{where}: video {video!r} holds a null byte; mend the path")
+    if re.match(r"[a-z][a-z0-9+.-]*://", video, re.IGNORECASE):
+        raise InputError(f"{where}: video {video!r} is a URL; fetch the file, and give its path")
+    path = os.path.normpath(folder / os.path.expanduser(video))
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
+        raise InputError(
+            f"{where}: video {video!r} lies outside of {root}; if that is meant, give --video_root FOLDER, the one "
+            "that all videos lie below and paths are relative to"
+        )
+    return path
 
 
 def file_id(video: str, folder: Path) -> str:
@@ -104,11 +124,14 @@ def file_id(video: str, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def _shows_frames(path: str | Path) -> bool:
+def shows_frames(path: str | Path) -> bool:
     """Whether FFmpeg finds a video stream in a file, no still picture and no cover, and decodes its first frame."""
     import av
 
     try:
+        with open(path, "rb") as file:
+            if file.read(12).startswith(LISTS):
+                return False
         with av.open(f"file:{path}", metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from vidtune.data.files import warn_left_out
 from vidtune.data.rows import SPLITS, Row
 from vidtune.errors import InputError
+from vidtune.printing import printable
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def read_folder(folder: Path, videos: Sequence[str], others: Sequence[str], labe
     below = {"/".join(parts[:depth]) for parts in parts_of.values() for depth in (1, 2)}
     empty = [str(folder / name) for name in _class_folders(folder) if name not in below]
     if empty and labelled:
-        logger.warning("dataset: %s: holds no videos, and is no class", ", ".join(empty))
+        logger.warning("dataset: %s: holds no videos, and is no class", printable(", ".join(empty)))
     first_level = {parts[0] for parts in parts_of.values() if len(parts) > 1}
     others_than_splits = sorted(name for name in first_level if name.lower() not in SPLITS)
     has_splits = bool(first_level) and not others_than_splits

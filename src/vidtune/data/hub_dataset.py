@@ -18,8 +18,11 @@ from datasets import (
     get_dataset_config_names,
     load_dataset,
 )
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 
+from vidtune.data.files import inside
 from vidtune.data.rows import SPLITS, UNLABELLED, class_label, video_features
 from vidtune.errors import InputError, first_line
 
@@ -33,6 +36,7 @@ def read_hub(
     group_column: str | None = None,
     labelled: bool = True,
     text_column: str | None = None,
+    video_root: Path | None = None,
 ) -> DatasetDict:
     """Load a dataset with a `Video` column from the Hub, or from a folder that holds a copy.
 
@@ -46,13 +50,15 @@ def read_hub(
         group_column: The column that names the group; `group`, where there is one, by default.
         labelled: Whether labels are read; else a column of videos will do.
         text_column: The column that holds a text of each video; None: none is read.
+        video_root: Folder that videos lie below whose paths the dataset has, instead of their bytes, and that these
+            are relative to; None: the folder, or the dataset's part of the cache.
 
     Raises:
         InputError: If it can't be reached, or has no such configuration, or no column of videos or of labels.
     """
     splits = _load(name, config, revision)
     features = next(iter(splits.values())).features
-    video, label = _hub_columns(features, name, labelled)
+    video, label = hub_columns(features, name, labelled)
     for field, column in (("split_by_group", group_column), ("text_column", text_column)):
         if column and column not in features:
             raise InputError(
@@ -67,7 +73,7 @@ def read_hub(
     for split, part in splits.items():
         if split.lower() not in SPLITS:
             raise InputError(f"dataset: {name}: has a split {split!r}; only train, validation and test are known")
-        columns.append(_hub_values(part, label, group_column or "group", ids[split], name))
+        columns.append(hub_values(part, label, group_column or "group", ids[split], name))
         if text_column:
             columns[-1]["text"] = _hub_texts(part, text_column, ids[split], name)
         names = zip(columns[-1]["label"], ids[split], strict=True)
@@ -78,6 +84,7 @@ def read_hub(
     for (split, part), values in zip(splits.items(), columns, strict=True):
         values[of_label] = [classes.str2int(text) for text in values.pop("label")]
         part = part.select_columns([video]).cast_column(video, Video(decode=False)).rename_columns({video: "video"})
+        part = _with_paths_inside(part, f"dataset: {name}: {split}", video_root or _own_folder(name))
         for column in [name for name in wanted if name != "video"]:
             part = part.add_column(column, values[column], feature=wanted[column])
         parts.setdefault(SPLITS[split.lower()], []).append(part)
@@ -93,11 +100,17 @@ def _load(name: str, config: str | None, revision: str | None) -> DatasetDict:
             # load_dataset would try an unreachable Hub again and again for half a minute
             commit = HfApi().dataset_info(name, revision=revision, expand=["sha"], timeout=HUB_TIMEOUT_SECONDS).sha
         splits = load_dataset(name, config, revision=commit, cache_dir=_cache_of(Path(name)) if is_folder else None)
-    except Exception as error:  # every library below raises its own
-        _check_config(name, config, commit, error)
+    except RevisionNotFoundError:
         raise InputError(
-            f"dataset: {name}: can't be loaded ({first_line(error)}); is it a local path, mend it; without a network, "
-            "set HF_HUB_OFFLINE=1 if it was loaded here before, or fetch it elsewhere and give the folder: "
+            f"dataset_revision: {revision}: is no branch, tag or commit of {name}; give another, or leave it out"
+        ) from None
+    except Exception as error:  # every library below raises its own
+        check_config(name, config, commit, error)
+        if is_folder:
+            raise InputError(f"dataset: {name}: can't be loaded ({first_line(error)}); mend its files") from None
+        raise InputError(
+            f"dataset: {name}: can't be loaded ({first_line(error)}); if it is private, run `hf auth login`; without "
+            "a network, set HF_HUB_OFFLINE=1 if it was loaded here before, or fetch it elsewhere and give the folder: "
             f"hf download {name} --repo-type dataset --local-dir FOLDER"
         ) from None
     # Where the Hub can't be asked, load_dataset takes whatever its cache holds, of any commit.
@@ -113,6 +126,35 @@ def _load(name: str, config: str | None, revision: str | None) -> DatasetDict:
     return splits
 
 
+def _own_folder(name: str) -> Path:
+    """The folder that holds the files of a dataset: its own, or that of the client's cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
+
+
+def _with_paths_inside(part: Dataset, where: str, root: Path) -> Dataset:
+    """Check that the videos of a split that are paths, not bytes, lie below a folder, which they are relative to.
+
+    Of bytes only whether they are there is looked at. The path beside them is a name, and never opened.
+    """
+    chunks = part.data.column("video").chunks
+    if not any(chunk.field("bytes").null_count for chunk in chunks):
+        return part
+    paths: list[str | None] = []
+    for chunk in chunks:
+        pairs = zip(chunk.field("bytes").is_valid().to_pylist(), chunk.field("path").to_pylist(), strict=True)
+        paths += [None if has_bytes else path or "" for has_bytes, path in pairs]
+    for row, path in enumerate(paths, start=1):
+        if not path:
+            reason = "is neither bytes nor a path" if path == "" else "is bytes, and others are paths"
+            raise InputError(f"{where}: row {row}: video {reason}; mend the dataset")
+    joined = [inside(str(path), root, f"{where}: row {row}") for row, path in enumerate(paths, start=1)]
+    if joined == paths:
+        return part
+    return Dataset.from_dict({"video": joined}).cast_column("video", Video(decode=False))
+
+
 def _cache_of(folder: Path) -> str:
     """A cache for one folder as it is now: datasets takes folders of one name for the same dataset."""
     files = [(str(path), path.stat()) for path in [*sorted(folder.rglob("*.parquet")), *folder.glob("README.md")]]
@@ -121,7 +163,7 @@ def _cache_of(folder: Path) -> str:
     return str(Path(datasets.config.HF_DATASETS_CACHE) / "folders" / digest)
 
 
-def _check_config(name: str, config: str | None, commit: str | None, error: Exception) -> None:
+def check_config(name: str, config: str | None, commit: str | None, error: Exception) -> None:
     """Raise an error that lists the configurations, if that is what a dataset could not be loaded for."""
     if not isinstance(error, ValueError):
         return
@@ -135,7 +177,7 @@ def _check_config(name: str, config: str | None, commit: str | None, error: Exce
         raise InputError(f"dataset_config: {name} has no {config!r}; give one of {', '.join(configs)}") from None
 
 
-def _hub_columns(features: Features, name: str, labelled: bool) -> tuple[str, str | None]:
+def hub_columns(features: Features, name: str, labelled: bool) -> tuple[str, str | None]:
     """Which columns hold the videos and the labels; None where labels are not read."""
     videos = [column for column, feature in features.items() if isinstance(feature, Video)]
     labels = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
@@ -177,7 +219,7 @@ def _video_ids(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:
     return {split: [f"{split}/{number}" for number in range(len(part))] for split, part in splits.items()}
 
 
-def _hub_values(part: Dataset, label: str | None, group: str, ids: list[str], name: str) -> dict[str, list[Any]]:
+def hub_values(part: Dataset, label: str | None, group: str, ids: list[str], name: str) -> dict[str, list[Any]]:
     """What a row says of its video, by column of ours, the label as text; videos are not read."""
 
     def read(column: str) -> list[Any]:

@@ -24,6 +24,7 @@ from vidtune.data.findings import (
 )
 from vidtune.data.isolation import Lost, available_cores, run_isolated
 from vidtune.data.probe import FACTS, probe_file
+from vidtune.printing import printable
 
 MOST_CLASSES = 16
 """Classes that the table names."""
@@ -168,7 +169,7 @@ def _class_table(classes: Mapping[str, Mapping[str, int]], files: Sequence[Facts
         half = MOST_CLASSES // 2
         rows[half:-half] = [(f"({len(rows) - MOST_CLASSES} more)",)]
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     table.add_section()
     table.add_row("videos", *(str(len(part)) for part in parts.values()))
     table.add_row("groups", *(str(len({facts["group"] for facts in part})) for part in parts.values()))
@@ -206,6 +207,6 @@ def _finding_lines(findings: Sequence[Finding]) -> Iterator[Text]:
         if of_kind:
             yield Text.assemble((f"{len(of_kind):4} {kind}", "bold red"), f": {meaning}; {remedy}")
         for finding in of_kind[:MOST_VALUES]:
-            yield Text(" ".join(f"     {finding['path']}: {finding['detail']}".splitlines()))
+            yield Text(printable(" ".join(f"     {finding['path']}: {finding['detail']}".splitlines())))
         if len(of_kind) > MOST_VALUES:
             yield Text(f"     and {len(of_kind) - MOST_VALUES} more")

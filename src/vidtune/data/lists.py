@@ -71,16 +71,20 @@ def find_lists(folder: Path, others: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def read_lists(folder: Path, lists: dict[str, Path], videos: Sequence[str] = ()) -> list[Row]:
+def read_lists(
+    folder: Path, lists: dict[str, Path], videos: Sequence[str] = (), video_root: Path | None = None
+) -> list[Row]:
     """Read lists of videos.
 
-    Paths are relative to the list, to the folder, or to one of its subfolders, the same for a whole list. A list of
+    Paths are relative to the list, to the folder, or to one of its subfolders, the same for a whole list, and none
+    leads out of the folder; with `video_root`, all are relative to that and lie below it. A list of
     test that is that of validation over again, as VideoMAE's are, is left out.
 
     Args:
         folder: The dataset.
         lists: List by split.
         videos: Its videos, relative to it; those that no list names are counted in a warning.
+        video_root: Folder that all videos lie below; None: `folder`.
 
     Raises:
         InputError: If there is no list, a line has no label, or a video does not exist.
@@ -91,18 +95,19 @@ def read_lists(folder: Path, lists: dict[str, Path], videos: Sequence[str] = ())
     if "test" in lines and lines["test"] == lines.get("validation"):
         logger.warning("%s: lists what the list of validation lists; read once, as that", lists["test"])
         del lines["test"]
-    rows = []
+    root, rows = video_root or folder, []
     for split, labelled in lines.items():
-        root = _root([name for _, name, _ in labelled], [lists[split].parent, folder, *_subfolders(folder)])
+        folders = [video_root] if video_root else [lists[split].parent, folder, *_subfolders(folder)]
+        base = _root([name for _, name, _ in labelled], folders)
         for number, name, label in labelled:
-            video = inside(name, root, f"dataset: {lists[split]}: line {number}")
-            rows.append({"video": video, "label": label, "split": split, "video_id": file_id(video, folder)})
+            video = inside(name, base, f"dataset: {lists[split]}: line {number}", root)
+            rows.append({"video": video, "label": label, "split": split, "video_id": file_id(video, root)})
     check_videos(
         [row["video"] for row in rows],
         ", ".join(str(lists[split]) for split in lines),
         "mend the paths, which are relative to the list, or to a folder beside it",
     )
-    listed = {row["video_id"] for row in rows}
+    listed = {file_id(row["video"], folder) for row in rows}
     warn_left_out(folder, [name for name in videos if name not in listed], "no list names")
     return rows
 

@@ -26,6 +26,8 @@ def load_splits(
     labelled: bool = True,
     videos_per_label: int | None = None,
     text_column: str | None = None,
+    video_root: str | None = None,
+    streaming: bool = False,
 ) -> tuple[DatasetDict, dict[str, Any]]:
     """Load the videos of a dataset, group and split them: the same splits for the same arguments.
 
@@ -47,6 +49,8 @@ def load_splits(
         group_column=split_by_group,
         labelled=labelled,
         text_column=text_column,
+        video_root=video_root,
+        streaming=streaming,
     )
     videos = group_by_pattern(videos, group_pattern)
     shares = validation_fraction, test_fraction if labelled else 0.0

@@ -1,4 +1,4 @@
-"""A prepared dataset: every video encoded once more, in Parquet files that `load_dataset` reads.
+"""A prepared dataset: every video encoded once more, in Parquet files or tar shards that `load_dataset` reads.
 
 It can be killed at any moment. Encoded videos wait in `STAGING` for their shard, finished shards for the others, and
 the next call with the same sources and options goes on from there, to the same bytes.
@@ -26,6 +26,7 @@ from vidtune.data.clips import open_row
 from vidtune.data.encoding import Encoding, encode_video
 from vidtune.data.isolation import Lost, available_cores, run_isolated
 from vidtune.data.shards import (
+    ENDINGS,
     Facts,
     Job,
     Shard,
@@ -34,6 +35,7 @@ from vidtune.data.shards import (
     write_file,
     write_json,
     write_shard,
+    write_tar_shard,
     writing_to,
 )
 from vidtune.errors import InputError, VideoError
@@ -56,6 +58,7 @@ def prepare_videos(
     short_side: int = 256,
     fps: float | None = None,
     quality: int = 90,
+    container: str = "parquet",
     videos_per_shard: int = 128,
     num_proc: int | None = None,
     decoder: str = "auto",
@@ -70,13 +73,14 @@ def prepare_videos(
 
     Args:
         videos: Rows by split, as a source returns them.
-        output_dir: Folder that gets `data/<split>-00000-of-00003.parquet`, README.md and preparation.json, at the
-            end and whole.
+        output_dir: Folder that gets `data/<split>-00000-of-00003.parquet` (or `.tar`), README.md and
+            preparation.json, at the end and whole.
         codec: `jpeg` or `h264`; see `Encoding`, also for the next three.
         short_side: Pixels, >= 1.
         fps: Frames per second, > 0; None for the average rate of each video.
         quality: 1 to 100.
-        videos_per_shard: Videos of one Parquet file, >= 1.
+        container: `parquet`, or `webdataset` for tar shards.
+        videos_per_shard: Videos of one file, >= 1.
         num_proc: Worker processes, >= 1; None for one a core.
         decoder: `auto`, `torchcodec` or `pyav`.
         on_error: `raise` stops at a video that can't be decoded, `skip` leaves it out and lists it.
@@ -96,13 +100,15 @@ def prepare_videos(
     started = time.perf_counter()
     encoding = Encoding(codec, short_side, fps, quality)
     options = {**asdict(encoding), "decoder": decoder, "videos_per_shard": videos_per_shard}
+    options |= {"container": container} if container != "parquet" else {}
     sources = {
         split: [source_of(row["video"]) for row in part.select_columns("video")] for split, part in videos.items()
     }
     fingerprint = fingerprint_of(videos, sources, options)
     record, encoded = open_folder(output_dir, fingerprint, overwrite), 0
     if record is None:
-        shards = plan_shards(videos, sources, videos_per_shard, output_dir / STAGING)
+        ending = ENDINGS[container]
+        shards = plan_shards(videos, sources, videos_per_shard, output_dir / STAGING, ending)
         encoded = _encode(videos, shards, output_dir, encoding, decoder, on_error, num_proc)
         totals = _totals(shards, sources, _data_folder(output_dir))
         record = {"format": FORMAT, "fingerprint": fingerprint, "options": options, **totals}
@@ -196,7 +202,8 @@ def _encode(
     place_of = {job: place for place, (_, jobs) in enumerate(waits_for) for job in jobs}
 
     def finish(shard: Shard) -> None:
-        write_shard(shard, videos, folder, staging)
+        write = write_tar_shard if shard.name.endswith(".tar") else write_shard
+        write(shard, videos, folder, staging)
         for job in shard.jobs:
             job.staged.unlink(missing_ok=True)
 
@@ -236,7 +243,7 @@ def _totals(shards: Sequence[Shard], sources: Mapping[str, Sequence[Facts]], fol
         part["bytes"] += (folder / shard.name).stat().st_size
         for job in shard.jobs:
             facts = job.facts()
-            assert facts is not None
+            assert facts is not None  # nosec B101 # for the type checker
             if "reason" in facts:
                 part["failed"].append({"path": job.path, "reason": facts["reason"]})
             else:

@@ -172,7 +172,7 @@ class PyavVideo(Video):
         # The index led past the time: nothing but reading all of it helps.
         self._container.seek(0)
         self._scan()
-        assert self._timeline is not None
+        assert self._timeline is not None  # nosec B101 # for the type checker
         return self._timeline
 
     def _decode(self, timeline: Timeline, times: list[float]) -> Iterator[Pixels]:

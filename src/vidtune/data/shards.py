@@ -1,10 +1,12 @@
-"""The files of a prepared dataset: Parquet shards and README.md, each written whole or not at all."""
+"""The files of a prepared dataset: Parquet or tar shards and README.md, each written whole or not at all."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +15,45 @@ from typing import Any, BinaryIO
 
 from datasets import DatasetDict
 
+from vidtune.card import markdown
 from vidtune.errors import InputError, first_line
 
 # A reader takes one row group at a time: a few videos, or one.
 ROW_GROUP_BYTES = 16 * 2**20
 
 CODECS = {"jpeg": "MP4 of JPEG frames, each of which can be read alone", "h264": "MP4 of H.264, keyframes close"}
+
+ENDINGS = {"parquet": ".parquet", "webdataset": ".tar"}
+"""What the shards of a container are called."""
+
+FACTS = """\
+`label` (or `labels`, any number of them), `video_id`, `group` (what must not cross splits: the recording, person,
+place), and `fold` where the videos are divided into folds"""
+
+PARQUET_CONTENT = f"""\
+## Columns
+
+`video` (bytes of an MP4 file), {FACTS}; `start_seconds` and `end_seconds` are empty: each video is whole.
+
+```python
+from datasets import Video, load_dataset
+
+dataset = load_dataset("path/to/this/dataset")
+dataset = dataset.cast_column("video", Video())  # to have it decoded, by torchcodec
+```
+"""
+
+TAR_CONTENT = f"""\
+## Members of a tar
+
+`00000000.mp4` and `00000000.json`, by turns, as the webdataset package reads them. The JSON holds {FACTS}.
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("path/to/this/dataset", streaming=True)  # columns mp4 and json
+```
+"""
 
 Facts = dict[str, Any]
 
@@ -48,7 +83,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file: its name, its split, and its videos in the order of their rows."""
+    """One Parquet or tar file: its name, its split, and its videos in the order of their rows."""
 
     name: str
     split: str
@@ -56,7 +91,11 @@ class Shard:
 
 
 def plan_shards(
-    videos: DatasetDict, sources: Mapping[str, Sequence[Facts]], videos_per_shard: int, staging: Path
+    videos: DatasetDict,
+    sources: Mapping[str, Sequence[Facts]],
+    videos_per_shard: int,
+    staging: Path,
+    ending: str = ".parquet",
 ) -> list[Shard]:
     """Divide the videos of each split, in their order, into shards."""
     shards = []
@@ -67,7 +106,7 @@ def plan_shards(
         number = math.ceil(len(jobs) / videos_per_shard)
         for index in range(number):
             chosen = jobs[index * videos_per_shard : (index + 1) * videos_per_shard]
-            shards.append(Shard(f"{split}-{index:05}-of-{number:05}.parquet", split, chosen))
+            shards.append(Shard(f"{split}-{index:05}-of-{number:05}{ending}", split, chosen))
     return shards
 
 
@@ -102,6 +141,27 @@ def write_shard(shard: Shard, videos: DatasetDict, folder: Path, staging: Path) 
             writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
+def write_tar_shard(shard: Shard, videos: DatasetDict, folder: Path, staging: Path) -> None:
+    """Write one tar as the webdataset package does, from the staged videos: `key.mp4` and `key.json` by turns."""
+    columns = videos[shard.split].remove_columns(["video", "start_seconds", "end_seconds"])
+    several = "labels" in columns.column_names
+    classes = columns.features["labels"].feature if several else columns.features["label"]
+    with (
+        whole_file(folder / shard.name, staging) as file,
+        tarfile.open(fileobj=file, mode="w") as archive,
+    ):
+        for job in shard.jobs:
+            if "reason" in (job.facts() or {}):
+                continue
+            row = columns[job.row]
+            label = {"labels": classes.int2str(row["labels"])} if several else {"label": classes.int2str(row["label"])}
+            said = json.dumps(row | label, ensure_ascii=False).encode()
+            for ending, content in (("mp4", job.staged.read_bytes()), ("json", said)):
+                member = tarfile.TarInfo(f"{job.row:08}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
 def dataset_card(name: str, record: Mapping[str, Any], license: str | None = None) -> str:
     """Write the README.md of a prepared dataset, by which `load_dataset` and the Hub find its splits.
 
@@ -113,6 +173,7 @@ def dataset_card(name: str, record: Mapping[str, Any], license: str | None = Non
     from huggingface_hub import DatasetCard, DatasetCardData
 
     options, splits, psnr = record["options"], record["splits"], record["psnr"]
+    ending = ENDINGS[options.get("container", "parquet")]
     metadata = DatasetCardData(
         license=license,
         task_categories=["video-classification"],
@@ -120,14 +181,14 @@ def dataset_card(name: str, record: Mapping[str, Any], license: str | None = Non
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits],
+                "data_files": [{"split": split, "path": f"data/{split}-*{ending}"} for split in splits],
             }
         ],
     )
     rate = "the average rate of each" if options["fps"] is None else f"{options['fps']:g}"
     table = [f"| {split} | {part['videos']} | {part['frames']} | {part['bytes']} |" for split, part in splits.items()]
     body = f"""\
-# {" ".join(name.split())}
+# {markdown(name)}
 
 Videos for classification, encoded once more with vidtune so that training never waits for decoding.
 
@@ -144,19 +205,7 @@ Videos for classification, encoded once more with vidtune so that training never
 - Loss against the source at the stored size: PSNR {psnr["mean"]:.1f} dB as mean of the videos, {psnr["min"]:.1f} dB
   for the worst of the frames measured.
 
-## Columns
-
-`video` (bytes of an MP4 file), `label` (or `labels`, any number of them), `video_id`, `group` (what must not cross
-splits: the recording, person, place), `start_seconds` and `end_seconds` (empty: each video is whole), and `fold` where
-the videos are divided into folds.
-
-```python
-from datasets import Video, load_dataset
-
-dataset = load_dataset("path/to/this/dataset")
-dataset = dataset.cast_column("video", Video())  # to have it decoded, by torchcodec
-```
-"""
+{TAR_CONTENT if ending == ".tar" else PARQUET_CONTENT}"""
     return str(DatasetCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
 
 

@@ -24,6 +24,7 @@ from vidtune.data.published import (
     read_ucf101,
 )
 from vidtune.data.rows import to_dataset
+from vidtune.data.streaming import read_stream
 from vidtune.data.tables import TABLE_ENDINGS, read_table
 from vidtune.errors import InputError
 
@@ -41,6 +42,8 @@ def load_videos(
     group_column: str | None = None,
     labelled: bool = True,
     text_column: str | None = None,
+    video_root: str | None = None,
+    streaming: bool = False,
 ) -> DatasetDict:
     """Load a dataset by whatever names it.
 
@@ -54,6 +57,9 @@ def load_videos(
         labelled: Whether labels are read. If not, none need be there, and all videos have the label UNLABELLED.
         text_column: The column that holds a text of each video, of a table or of a dataset of the Hub; the rows then
             have a column `text`.
+        video_root: Folder that the videos of a table, of lists or of paths in a dataset lie below, and that these are
+            relative to; None: that of the table or dataset.
+        streaming: Whether tar or Parquet shards are read where they lie; see `read_stream`.
 
     Returns:
         Rows by split, `train` always, `validation` and `test` where the dataset has them. The labels are those of
@@ -62,17 +68,20 @@ def load_videos(
     Raises:
         InputError: If there is no such dataset, it isn't of the format, or it can't be trained on.
     """
+    if streaming:
+        return read_stream(dataset, is_hub_id(dataset), config, revision, group_column, labelled)
     path = demo.write_demo(dataset) if dataset in demo.CLASSES else Path(dataset)
     videos, others = list_videos(path) if path.is_dir() else ([], [])
     if dataset_format == "auto":
         dataset_format = recognise(path, videos, others)
-    _check_options(dataset_format, config, revision, split_number, group_column, text_column)
+    _check_options(dataset_format, config, revision, split_number, group_column, text_column, video_root)
+    root = Path(video_root) if video_root else None
     if dataset_format == "hub":
-        return read_hub(str(path), config, revision, group_column, labelled, text_column)
+        return read_hub(str(path), config, revision, group_column, labelled, text_column, root)
     if dataset_format == "table":
-        rows = read_table(path, group_column, labelled, text_column)
+        rows = read_table(path, group_column, labelled, text_column, root)
     elif dataset_format == "list" and path.is_file():
-        rows = read_lists(path.parent, {"train": path})
+        rows = read_lists(path.parent, {"train": path}, video_root=root)
     elif not path.is_dir():
         problem = "is no folder" if path.exists() else "does not exist"
         raise InputError(f"dataset: {dataset}: {problem}; dataset_format: {dataset_format} takes a folder")
@@ -87,7 +96,7 @@ def load_videos(
     elif dataset_format == "ssv2":
         rows = read_ssv2(path, videos, others)
     else:
-        rows = read_lists(path, find_lists(path, others), videos)
+        rows = read_lists(path, find_lists(path, others), videos, root)
     return to_dataset(rows, dataset, labelled)
 
 
@@ -117,6 +126,8 @@ def recognise(path: Path, videos: Sequence[str] = (), others: Sequence[str] = ()
             return "kinetics"
         if find_lists(path, others):
             return "list"
+        if not videos and any(name.endswith(".tar") for name in names):
+            raise InputError(f"dataset: {path}: holds tar shards; add --streaming to read them where they lie")
         return "hub" if not videos and any(name.endswith(".parquet") for name in names) else "folder"
     if is_list(path):
         return "list"
@@ -124,6 +135,8 @@ def recognise(path: Path, videos: Sequence[str] = (), others: Sequence[str] = ()
         return "table"
     if is_hub_id(str(path)):
         return "hub"
+    if path.suffix == ".tar":
+        raise InputError(f"dataset: {path}: is a tar, or names several; add --streaming to read them where they lie")
     known = (
         f"a folder, a table ({', '.join(TABLE_ENDINGS)}), a list of videos, a Hub id (user/name), demo, demo-success"
     )
@@ -133,7 +146,8 @@ def recognise(path: Path, videos: Sequence[str] = (), others: Sequence[str] = ()
 def is_hub_id(dataset: str) -> bool:
     """Whether a dataset's name can only mean one on the Hub."""
     path = Path(dataset)
-    return bool(HUB_ID.fullmatch(dataset)) and not path.exists() and path.suffix.lower() not in TABLE_ENDINGS
+    ending = path.suffix.lower()
+    return bool(HUB_ID.fullmatch(dataset)) and not path.exists() and ending not in (*TABLE_ENDINGS, ".tar")
 
 
 def _check_options(
@@ -143,6 +157,7 @@ def _check_options(
     split_number: int,
     group_column: str | None,
     text_column: str | None,
+    video_root: str | None,
 ) -> None:
     """Check that nothing was asked for that the format does not know."""
     if dataset_format not in FORMATS:
@@ -164,3 +179,7 @@ def _check_options(
             f"text_column: {text_column!r} goes with a table or a dataset of the Hub, {other}; "
             "its videos have no texts: give them in a table"
         )
+    if video_root and dataset_format not in ("table", "list", "hub"):
+        raise InputError(f"video_root: {video_root} goes with a table, lists or Parquet, {other}; leave it out")
+    if video_root and not Path(video_root).is_dir():
+        raise InputError(f"video_root: {video_root}: is no folder; give the one that all videos lie below")

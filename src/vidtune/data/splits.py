@@ -3,13 +3,17 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 from numpy.typing import NDArray
 
 from vidtune.errors import InputError
+from vidtune.printing import printable
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +50,17 @@ def group_by_pattern(videos: DatasetDict, pattern: str | None) -> DatasetDict:
     Raises:
         InputError: If a video's id doesn't match.
     """
-    ids = [video_id for rows in videos.values() for video_id in rows["video_id"]]
+    if pattern is None and not UCF101_NAME.search(next(iter(videos.values()))["video_id"][0]):
+        return videos  # at once, of millions of videos too
+    ids = [video_id for rows in videos.values() for video_id in rows["video_id"][:]]
     if pattern is None:
-        groups = [group for rows in videos.values() for group in rows["group"]]
+        groups = [group for rows in videos.values() for group in rows["group"][:]]
         if groups != ids or not all(map(UCF101_NAME.search, ids)):
             return videos
         logger.warning(
             "dataset: grouped by the recordings that its videos, such as %s, are named for, as those of UCF101 are; "
             "--group_pattern '.+' makes each video a group of its own",
-            ids[0],
+            printable(ids[0]),
         )
     expression = re.compile(pattern) if pattern else UCF101_NAME
     group_of = {}
@@ -238,6 +244,9 @@ def check_groups(videos: DatasetDict, allow_leakage: bool = False) -> None:
     Raises:
         InputError: If two of them do; it lists videos of the first such groups, and counts all of them.
     """
+    distinct = [_groups(rows).unique() for rows in videos.values()]
+    if pc.count_distinct(pa.chunked_array(distinct, pa.string())).as_py() == sum(map(len, distinct)):
+        return
     seen: dict[str, dict[str, str]] = {}
     for split, rows in videos.items():
         for video_id, group in zip(rows["video_id"], rows["group"], strict=True):
@@ -258,7 +267,12 @@ def check_groups(videos: DatasetDict, allow_leakage: bool = False) -> None:
             f"{problem}; mend the splits, or give the videos without splits to have them made by group, "
             "or accept it with --allow_leakage"
         )
-    logger.warning(problem)
+    logger.warning("%s", printable(problem))
+
+
+def _groups(rows: Dataset) -> pa.ChunkedArray:
+    """The groups of rows, as Arrow keeps them: a list of ten million texts would take a gigabyte."""
+    return rows.select_columns("group").with_format("arrow")[:]["group"]
 
 
 def split_groups(
@@ -355,12 +369,21 @@ def label_names(rows: Dataset) -> list[str]:
 
 def multi_hot(rows: Dataset) -> NDArray[np.bool_]:
     """Whether each row has each label, `(N, L)`."""
-    is_multi = "labels" in rows.column_names
-    lists = rows["labels"][:] if is_multi else [[label] for label in rows["label"]]
-    table = np.zeros((len(lists), len(label_names(rows))), dtype=bool)
-    for row, labels in enumerate(lists):
+    table = np.zeros((len(rows), len(label_names(rows))), dtype=bool)
+    if "labels" not in rows.column_names:
+        table[np.arange(len(rows)), rows["label"][:]] = True
+        return table
+    for row, labels in enumerate(rows["labels"][:]):
         table[row, labels] = True
     return table
+
+
+def label_counts(rows: Dataset) -> dict[str, int]:
+    """How many rows have each label, by its name."""
+    names = label_names(rows)
+    labels = list(chain.from_iterable(rows["labels"][:])) if "labels" in rows.column_names else rows["label"][:]
+    counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(names))
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def few_of_each_label(rows: Dataset, count: int, seed: int = 0) -> Dataset:
@@ -411,8 +434,8 @@ def describe_split(videos: DatasetDict, splits: DatasetDict, seed: int, fold: in
         "splits": {
             name: {
                 "videos": len(rows),
-                "groups": len(set(rows["group"])),
-                "labels": dict(zip(label_names(rows), multi_hot(rows).sum(0).tolist(), strict=True)),
+                "groups": pc.count_distinct(_groups(rows)).as_py(),
+                "labels": label_counts(rows),
             }
             for name, rows in splits.items()
         },

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vidtune.data.cells import from_cell
 from vidtune.data.files import check_videos, file_id, inside
 from vidtune.data.rows import SPLITS, UNLABELLED, Row, span_id
 from vidtune.errors import InputError, first_line
@@ -16,17 +17,22 @@ LABEL_SEPARATOR = "|"  # of `labels` in csv and tsv
 
 
 def read_table(
-    path: Path, group_column: str | None = None, labelled: bool = True, text_column: str | None = None
+    path: Path,
+    group_column: str | None = None,
+    labelled: bool = True,
+    text_column: str | None = None,
+    video_root: Path | None = None,
 ) -> list[Row]:
     """Read a table: columns `video`, `label` or `labels`, and optionally the others of `TABLE_COLUMNS`.
 
-    Relative paths of videos are relative to the table.
+    Relative paths of videos are relative to the table, and none leads out of its folder, but for `video_root`.
 
     Args:
         path: The table; its ending tells its kind.
         group_column: The column that names the group; `group`, where there is one, by default.
         labelled: Whether labels are read; else a column `video` will do.
         text_column: The column that holds a text of each video; None: none is read.
+        video_root: Folder that all videos lie below and that paths are relative to; None: the table's.
 
     Raises:
         InputError: If the table can't be read, lacks a column, or holds a value that doesn't fit.
@@ -48,11 +54,12 @@ def read_table(
         columns.append("text")
     table = table[columns].astype(object)
     records = table.where(table.notna(), None).to_dict("records")
+    root = video_root or path.parent
     rows = [
-        _table_row(values, path.parent, f"dataset: {path}: row {number}", text_column)
+        _table_row(values, root, f"dataset: {path}: row {number}", text_column)
         for number, values in enumerate(records, start=1)
     ]
-    check_videos([row["video"] for row in rows], str(path), "mend the paths, which are relative to the table")
+    check_videos([row["video"] for row in rows], str(path), f"mend the paths, which are relative to {root}")
     return rows
 
 
@@ -81,7 +88,7 @@ def _table_row(values: Row, folder: Path, where: str, text_column: str | None = 
         if hasattr(value, "__len__") and not isinstance(value, str) and name != "labels":
             raise InputError(f"{where}: {name} is {reprlib.repr(value)}; give one value")
     multi_label, has_folds = "labels" in values, "fold" in values
-    labels = _labels(values.pop("labels"), where) if multi_label else []
+    labels = label_list(values.pop("labels"), where) if multi_label else []
     values = {name: value for name, value in values.items() if value is not None and str(value).strip()}
     for name, needed in {"video": True, "label": not multi_label, "fold": has_folds, "text": text_column}.items():
         if needed and name not in values:
@@ -90,8 +97,8 @@ def _table_row(values: Row, folder: Path, where: str, text_column: str | None = 
     split = str(values.get("split", "train")).strip()
     if split.lower() not in SPLITS:
         raise InputError(f"{where}: split is {split!r}; give train, validation or test")
-    start = _seconds(values.get("start_seconds"), f"{where}: start_seconds")
-    end = _seconds(values.get("end_seconds"), f"{where}: end_seconds")
+    start = span_seconds(values.get("start_seconds"), f"{where}: start_seconds")
+    end = span_seconds(values.get("end_seconds"), f"{where}: end_seconds")
     if end is not None and end <= (start or 0):
         raise InputError(f"{where}: end_seconds is {end:g}; give a time after the start, {start or 0:g}")
     video = inside(str(values["video"]), folder, where)
@@ -106,11 +113,11 @@ def _table_row(values: Row, folder: Path, where: str, text_column: str | None = 
         "end_seconds": end,
     }
     row |= {"labels": labels} if multi_label else {"label": str(values["label"]).strip()}
-    row |= {"fold": _fold(values["fold"], where)} if has_folds else {}
+    row |= {"fold": fold_number(values["fold"], where)} if has_folds else {}
     return row | ({"text": str(values["text"]).strip()} if text_column else {})
 
 
-def _labels(value: Any, where: str) -> list[str]:
+def label_list(value: Any, where: str) -> list[str]:
     """The labels of a row: a list, or text with a separator; an empty list is a video that shows none of them."""
     if value is None or isinstance(value, dict) or (isinstance(value, str) and not value.strip()):
         raise InputError(f"{where}: labels is {value!r}; fill it in, or delete the row")
@@ -122,7 +129,8 @@ def _labels(value: Any, where: str) -> list[str]:
     return labels
 
 
-def _fold(value: Any, where: str) -> int:
+def fold_number(value: Any, where: str) -> int:
+    """A fold: 0, 1, ..."""
     try:
         fold = float(value)
     except (TypeError, ValueError):
@@ -132,7 +140,8 @@ def _fold(value: Any, where: str) -> int:
     return int(fold)
 
 
-def _seconds(value: Any, field: str) -> float | None:
+def span_seconds(value: Any, field: str) -> float | None:
+    """A start or an end, in seconds, >= 0; None where there is none."""
     try:
         seconds = None if value is None else float(value)
     except (TypeError, ValueError):
@@ -154,6 +163,6 @@ def _read_table(path: Path) -> Any:
         table = pandas.read_csv(path, sep="\t" if ending == ".tsv" else ",", dtype=str, keep_default_na=False)
         if not isinstance(table.index, pandas.RangeIndex):  # what pandas makes of the cells too many
             raise ValueError("its rows have more cells than its header")
-        return table
+        return table.map(from_cell)
     except Exception as error:  # pandas and pyarrow raise whatever the bytes lead to
         raise InputError(f"dataset: {path}: can't be read as {ending} ({first_line(error)}); mend the file") from None

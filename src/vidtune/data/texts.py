@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from transformers import DataCollatorWithPadding
 
-from vidtune.data.clips import Item, row_label
+from vidtune.data.clips import PADDING, Item, row_label, uncounted, without_padding
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ class Texts(TorchDataset[Item]):
         of_training = {} if isinstance(index, int) else {"epoch": index[0]}
         row = index if isinstance(index, int) else index[1]
         tokens = {name: values[row] for name, values in self.tokens.items()}
-        return {"tokens": tokens, "labels": row_label(self.rows, self.rows[row]), "row": row} | of_training
+        item = {"tokens": tokens, "labels": row_label(self.rows, self.rows[row]), "row": row} | of_training
+        fills = not isinstance(index, int) and index[2:] == (PADDING,)
+        return uncounted(item) | {"padding": True} if fills else item
 
 
 def collate_texts(items: Sequence[Item], tokenizer: Any) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def collate_texts(items: Sequence[Item], tokenizer: Any) -> dict[str, Any]:
         What the tokenizer gives, as `input_ids` and `attention_mask`: int64 `(B, tokens)`, in evaluation
         `(B, 1, tokens)`, since a text is the one view of its video; and the rest as `collate` has it.
     """
+    items = without_padding(items)
     tokens = DataCollatorWithPadding(tokenizer)([item["tokens"] for item in items])
     in_training = "epoch" in items[0]
     return {name: values if in_training else values[:, None] for name, values in tokens.items()} | {

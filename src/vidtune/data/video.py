@@ -85,7 +85,7 @@ class Video(ABC):
             if frames is None:  # NumPy asks for large pages of memory, which come at a fraction of the cost
                 frames = np.empty((len(order), *pixels.shape), np.uint8)
             frames[row] = pixels
-        assert frames is not None
+        assert frames is not None  # nosec B101 # for the type checker
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def stream(self, seconds: Iterable[float], slack_seconds: float = 0.0) -> Iterator[torch.Tensor]:
