@@ -30,7 +30,7 @@ FAILED = -100
 """The label of a video that could not be decoded: cross-entropy, metrics and the Trainer's counts pass over it."""
 
 PADDING = -1
-"""The repeat of an index that fills the last batches of an epoch, so that each process has as many: no video is read."""
+"""The repeat of an index that fills the last batches of an epoch, so that each process has as many: none is read."""
 
 CHUNK = 2**16
 """Row numbers that are turned into Python's at once: ten million of them would take half a gigabyte."""
