@@ -23,7 +23,11 @@ Prediction: decoding alone, the model alone, and both together, as recipes/predi
 
     python recipes/benchmark.py predict --dataset my_videos --num_videos 300
 
-Everything is measured in a process of its own, in turns: once unrecorded, to warm up, then `rounds` times, of which
+What a step of the models of recipes/configs/kinetics400 computes and keeps in memory, counted and not measured:
+
+    python recipes/benchmark.py sizes
+
+All else is measured in a process of its own, in turns: once unrecorded, to warm up, then `rounds` times, of which
 the median counts. Without `--prepared` the prepared dataset is made first. The notebook is the video-classification
 guide of transformers: https://huggingface.co/docs/transformers/tasks/video_classification
 """
@@ -52,7 +56,7 @@ from vidtune.benchmarks.timing import (
 from vidtune.card import without_secrets
 from vidtune.errors import InputError, exit_code
 from vidtune.options import BenchmarkArguments
-from vidtune.training.checkpoints import is_run, write_text
+from vidtune.training.checkpoints import check_writable, is_run, write_text
 
 SMALL_MODEL = {
     "image_size": 112,
@@ -88,7 +92,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     output_dir = Path(options.output_dir or f"outputs/benchmark/{command}")
     if is_run(output_dir):
         raise InputError(f"output_dir: {output_dir}: holds a training run; give another folder")
-    output_dir.mkdir(parents=True, exist_ok=True)
+    check_writable(output_dir)
 
     measured = COMMANDS[command](options, output_dir)
 
@@ -102,6 +106,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "environment": environment(decoder="pyav" if options.decoder == "auto" else options.decoder),
         "seconds": time.perf_counter() - started,
     }
+    output_dir.mkdir(parents=True, exist_ok=True)
     write_text(output_dir / "report.json", without_secrets(to_json(report)))
     print_report(report)
     print("written:", output_dir / "report.json")
@@ -157,9 +162,7 @@ def measure_epoch(options: BenchmarkArguments, output_dir: Path) -> dict[str, An
     from vidtune.benchmarks.training import notebook_trainer, own_trainer, timed_epoch, training_fields
     from vidtune.benchmarks.videos import paths
 
-    videos, prepared = choose_both(options, output_dir)
-    if len(videos) < options.batch_size:
-        raise InputError(f"num_videos: {len(videos)} don't fill one batch; give at least {options.batch_size}")
+    videos, prepared = choose_both(options, output_dir, least=options.batch_size)
     clip, count = clip_format(options, size=SMALL_MODEL["image_size"]), workers(options)
     model = new_model(options, videos.features["label"].names)
     with tempfile.TemporaryDirectory() as folder:
@@ -298,6 +301,21 @@ def measure_predict(options: BenchmarkArguments, output_dir: Path) -> dict[str, 
     return {"files": paths(videos), "workers": count} | report
 
 
+def measure_sizes(options: BenchmarkArguments, output_dir: Path) -> dict[str, Any]:
+    """Parameters, operations and activations of the models of Kinetics-400, of clips as their configs have them."""
+    import yaml
+
+    from vidtune.benchmarks.sizes import MODELS, count_sizes
+
+    sizes = {}
+    for name in MODELS:
+        config = Path(__file__).parent / "configs" / "kinetics400" / f"{name}.yaml"
+        clip = yaml.safe_load(config.read_text(encoding="utf-8"))
+        shape = {"num_frames": clip["num_frames"], "image_size": clip.get("image_size", 224)}
+        sizes[name] = shape | count_sizes(name, **shape)
+    return {"sizes": sizes, "ratios": {}}
+
+
 COMMANDS = {
     "input": measure_input,
     "views": measure_views,
@@ -307,17 +325,20 @@ COMMANDS = {
     "memory": measure_memory,
     "long": measure_long,
     "predict": measure_predict,
+    "sizes": measure_sizes,
 }
 
 
 # What several commands take from the options
 
 
-def choose_both(options: BenchmarkArguments, output_dir: Path) -> tuple[Any, Any]:
-    """The videos, and the same ones prepared."""
+def choose_both(options: BenchmarkArguments, output_dir: Path, least: int = 1) -> tuple[Any, Any]:
+    """The videos, as many as fill a batch, and the same ones prepared."""
     from vidtune.benchmarks.videos import choose_videos, prepared_videos
 
     videos = choose_videos(options.dataset, options.num_videos, options.seed)
+    if len(videos) < least:
+        raise InputError(f"num_videos: {len(videos)} don't fill one batch; give at least {least}")
     new_folder = output_dir / "prepared"
     return videos, prepared_videos(videos, options.prepared, new_folder, options.num_proc, options.decoder)
 
@@ -372,6 +393,12 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def table_of(report: Mapping[str, Any]) -> tuple[list[str], list[tuple[Any, ...]]]:
     """The columns of a report's table, and its rows, each of which begins with its name."""
+    if "sizes" in report:
+        columns = ["", "M parameters", "GFLOP", "MB fp32", "bf16", "checkpointed"]
+        found = report["sizes"].items()
+        return columns, [
+            (name, size["parameters"] / 1e6, size["forward_gflop"], *size["clip_mb"].values()) for name, size in found
+        ]
     if "resident_mb" in report:
         columns = ["", "MB at the start", "at most", "at the end"]
         return columns, [(name, all_[0], max(all_), all_[-1]) for name, all_ in report["resident_mb"].items()]

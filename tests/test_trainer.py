@@ -28,8 +28,8 @@ from vidtune.models.frames import FrameClassifierForVideoClassification
 from vidtune.models.loading import load_model, read_config
 from vidtune.models.processors import load_processors, normalisation
 from vidtune.models.regularisation import set_drop_path, set_head_dropout
+from vidtune.training import resumable as resumable_module
 from vidtune.training import settings as settings_module
-from vidtune.training import trainer as trainer_module
 from vidtune.training.mixing import Mixing, draw_mix, mix_clips
 from vidtune.training.settings import training_arguments
 from vidtune.training.trainer import VideoTrainer
@@ -741,7 +741,7 @@ def test_a_model_that_cannot_be_saved_leaves_the_earlier_one(tmp_path, monkeypat
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(trainer_module, "move_files", fail)
+    monkeypatch.setattr(resumable_module, "move_files", fail)
     with pytest.raises(OSError, match="disk full"):
         trainer.save_model()
     assert (tmp_path / "model.safetensors").read_bytes() == before

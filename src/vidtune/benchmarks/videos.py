@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Video, concatenate_datasets
 
+from vidtune.data.clips import unreadable_videos
 from vidtune.data.preparation import prepare_videos
 from vidtune.data.sources import load_videos
 from vidtune.errors import InputError
@@ -17,7 +18,7 @@ def choose_videos(dataset: str, num_videos: int, seed: int) -> Dataset:
     """Choose videos, evenly spread over all splits of a dataset from a random start.
 
     Raises:
-        InputError: If they are not whole files of one label each.
+        InputError: If they are not whole files of one label each, or one can't be read.
     """
     everything = concatenate_datasets(list(load_videos(dataset).values()))
     count = min(num_videos, len(everything))
@@ -29,6 +30,8 @@ def choose_videos(dataset: str, num_videos: int, seed: int) -> Dataset:
         if not video["video"]["path"] or video["start_seconds"] is not None or video["end_seconds"] is not None:
             name = video["video_id"]
             raise InputError(f"dataset: {name}: the notebook reads whole files only; give a folder of videos")
+    if failed := unreadable_videos(videos, most=len(videos)):
+        raise InputError(f"dataset: {failed[0]['path']}: {failed[0]['reason']} ({len(failed)} in all); leave it out")
     return videos
 
 
@@ -43,7 +46,10 @@ def prepared_videos(
     folder = Path(prepared or new_folder)
     if not prepared:
         prepare_videos(DatasetDict(train=videos), folder, num_proc=num_proc, decoder=decoder)
-    found = concatenate_datasets(list(load_videos(str(folder)).values()))
+    try:
+        found = concatenate_datasets(list(load_videos(str(folder)).values()))
+    except InputError as error:
+        raise InputError(f"prepared: {str(error).removeprefix('dataset: ')}") from None
     rows = {video_id: row for row, video_id in enumerate(found["video_id"])}
     missing = [video_id for video_id in videos["video_id"] if video_id not in rows]
     if missing:

@@ -76,8 +76,9 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         # Trainer deletes old checkpoints in place, where a kill would leave half of one.
         self.save_total_limit, args.save_total_limit = args.save_total_limit, None
         self.average: WeightAverage | None = None
-        if ema_decay and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise InputError("ema_decay: can't average weights that are sharded; leave it out, or launch with DDP")
+        for name, value in {"ema_decay": ema_decay, "merge_lora": merge_lora}.items():
+            if value and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+                raise InputError(f"{name}: {value}: needs whole weights, and here they are sharded; launch with DDP")
         if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
             raise InputError(
                 "fsdp: its version 1 flattens parameters, so that weight decay would spare all of them; set "
@@ -321,28 +322,35 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         start = time.perf_counter()
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             check_finite(self.model, name)
-        self._saving = True
         try:
-            with self._with_average(), while_saving(name, run_dir, self._newest_checkpoint()):
-                super()._save_checkpoint(model, trial)
+            with while_saving(name, run_dir, self._newest_checkpoint()):
+                self._stage_checkpoint(model, trial)
+                if self.args.should_save:
+                    staged = run_dir / STAGING / name
+                    self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # with the best one's final name
+                    move_checkpoint(staged, run_dir / name)
         except RunError:
             shutil.rmtree(run_dir / STAGING, ignore_errors=True)
             raise
-        finally:
-            self._saving = False
-        self.accelerator.wait_for_everyone()
-        best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-        if self.state.best_global_step and (best.name == name or best.is_dir()):
-            self.state.best_model_checkpoint = str(best)
         if self.args.should_save:
-            staged = run_dir / STAGING / name
-            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # with the best checkpoint's final name
-            move_checkpoint(staged, run_dir / name)
             rotate_checkpoints(run_dir, self.save_total_limit, self.state.best_model_checkpoint)
             (run_dir / STAGING).rmdir()
         self.saved_step = self.state.global_step
         self.throughput.elsewhere += time.perf_counter() - start
         self.accelerator.wait_for_everyone()
+
+    def _stage_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_dir = Path(self.args.output_dir)
+        self._saving = True
+        try:
+            with self._with_average():
+                super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()
+        best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
+        if self.state.best_global_step and (self.state.best_global_step == self.state.global_step or best.is_dir()):
+            self.state.best_model_checkpoint = str(best)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

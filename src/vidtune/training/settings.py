@@ -5,10 +5,14 @@ import warnings
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from vidtune.errors import InputError, first_line
 from vidtune.evaluation.metrics import LOGGED_METRICS
+from vidtune.training.launch import check_processes, check_sharding, on_cpu
 from vidtune.training.memory import keep_freed_memory
 from vidtune.training.optimization import scaled_learning_rate
 
@@ -42,7 +46,8 @@ def training_arguments(
         InputError: If a field is refused.
     """
     given = dict(given)
-    on_gpu = torch.cuda.is_available() and not given.get("use_cpu")
+    given["use_cpu"] = on_cpu(given.get("use_cpu"))
+    on_gpu = torch.cuda.is_available() and not given["use_cpu"]
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision == "auto" and launched == "no" and not given.keys() & {"bf16", "fp16"}:
         precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -66,9 +71,13 @@ def training_arguments(
         with warnings.catch_warnings():  # newer versions call it activation_checkpointing, and still take the old name
             warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
             arguments = TrainingArguments(**given)
-    except (ValueError, TypeError, ImportError) as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"training arguments: {message}") from None
+    except Exception as error:  # whatever transformers, accelerate and torch raise of a field
+        message = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"training arguments: {message}; mend the option, or leave it out") from None
+    check_processes(arguments.world_size)
+    kind = arguments.distributed_state.distributed_type
+    on_accelerators = kind not in (DistributedType.NO, DistributedType.MULTI_CPU)
+    check_sharding(fsdp=on_accelerators, deepspeed=on_accelerators)
     if arguments.n_gpu > 1:
         raise InputError(
             f"num_processes: one process was started for {arguments.n_gpu} GPUs; add `--multi_gpu --num_processes "
@@ -91,6 +100,13 @@ def training_arguments(
             "min_lr_rate": min_learning_rate / arguments.learning_rate,
         }
     _check_optimizer(arguments)
+    missing = (INTEGRATION_TO_CALLBACK.keys() & arguments.report_to) - {
+        *get_available_reporting_integrations(),
+        "flyte",
+    }
+    if missing:  # Trainer says so with a traceback; of flyte it doesn't tell whether it is there
+        name = min(missing)
+        raise InputError(f"report_to: {name}: is not installed; `pip install {name}`, or leave it out")
     return arguments
 
 
