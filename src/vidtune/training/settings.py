@@ -74,15 +74,15 @@ def training_arguments(
     except Exception as error:  # whatever transformers, accelerate and torch raise of a field
         message = " ".join(str(error).split()).rstrip(".")
         raise InputError(f"training arguments: {message}; mend the option, or leave it out") from None
-    check_processes(arguments.world_size)
-    kind = arguments.distributed_state.distributed_type
-    on_accelerators = kind not in (DistributedType.NO, DistributedType.MULTI_CPU)
-    check_sharding(fsdp=on_accelerators, deepspeed=on_accelerators)
     if arguments.n_gpu > 1:
         raise InputError(
             f"num_processes: one process was started for {arguments.n_gpu} GPUs; add `--multi_gpu --num_processes "
             f"{arguments.n_gpu}` to accelerate launch, or choose one GPU with CUDA_VISIBLE_DEVICES=0"
         )
+    check_processes(arguments.world_size)
+    kind = arguments.distributed_state.distributed_type
+    on_accelerators = kind not in (DistributedType.NO, DistributedType.MULTI_CPU)
+    check_sharding(fsdp=on_accelerators, deepspeed=on_accelerators)
     if arguments.optim.startswith(("galore", "apollo", "lomo", "adalomo")):
         raise InputError(f"optim: {arguments.optim.value} groups the parameters by itself; choose another")
     if arguments.mixed_precision == "fp16" and arguments.device.type == "cpu":
