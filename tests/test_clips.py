@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from video_files import counting_frames, frame_indices, moving_square, write_video
 from vidtune.data.clips import (
     FAILED,
+    PADDING,
     ClipFormat,
     EpochSampler,
     EvaluationClips,
@@ -437,6 +438,22 @@ def test_an_epoch_that_has_begun_keeps_its_number():
 
 def test_indices_are_plain_numbers():
     assert all(type(value) is int for index in EpochSampler(3) for value in index)
+
+
+def test_an_epoch_is_filled_up_with_what_no_process_reads(videos, tmp_path):
+    sampler = EpochSampler(5, 1, multiple_of=4)
+    indices = list(sampler)
+    assert len(sampler) == len(indices) == 8 and sorted(indices[:5]) == [(0, row) for row in range(5)]
+    assert indices[5:] == [(0, 0, PADDING)] * 3
+    gone = rows([tmp_path / "gone.mp4"])  # which can't be opened, and is not
+    for num_sample in (1, 2):
+        padding = TrainingClips(several(gone, [[0]]), CLIP, num_sample=num_sample)[0, 0, PADDING]
+        item = TrainingClips(several(videos, [[0], [1], [], [2], []]), CLIP, num_sample=num_sample)[0, 1]
+        batch = collate([item, padding])
+        assert batch["rows"].tolist() == [1] and batch["labels"].tolist() == [[0, 1, 0]] * num_sample
+        batch = collate([padding, padding])
+        assert batch["pixel_values"].shape == (num_sample, 4, 3, 16, 16) and batch["failed_rows"] == []
+        assert batch["labels"].tolist() == [[FAILED] * 3] * num_sample
 
 
 def test_a_batch_stacks_clips_and_lists_the_rows_that_failed(broken):

@@ -11,7 +11,6 @@ from transformers import AutoModelForVideoClassification
 
 from run_recipe import finetune, load_recipe, words
 from test_finetune import CLASSES, assert_refused, read_report
-from test_launch import launch, losses
 from video_files import write_folder_dataset
 
 EVERYTHING = {
@@ -83,6 +82,7 @@ def test_videos_of_several_labels_are_trained_on_and_scored(dataset, tmp_path):
             file.write(json.dumps({"video": str(path), "labels": labels}) + "\n")
     report = finetune(
         dataset=tmp_path / "videos.jsonl",
+        video_root=dataset,
         output_dir=tmp_path / "run",
         load_best_model_at_end="true",
         mixup="0.8",
@@ -97,21 +97,6 @@ def test_videos_of_several_labels_are_trained_on_and_scored(dataset, tmp_path):
     model = AutoModelForVideoClassification.from_pretrained(tmp_path / "run")
     assert model.config.problem_type == "multi_label_classification"
     assert read_report(tmp_path / "run")["metrics"]["test"]["videos"] == scores["videos"]
-
-
-@pytest.mark.slow
-def test_two_processes_take_the_steps_of_one_with_all_pieces(tmp_path):
-    root = write_folder_dataset(tmp_path / "data", ["blue", "red"], 8, splits=["train"])  # whole steps of 8 videos
-    write_folder_dataset(root, ["blue", "red"], 3, splits=["validation"])
-    options = {name: value for name, value in EVERYTHING.items() if name not in ("drop_path", "head_dropout")}
-    options |= {"dataset": root, "balanced_sampling": "true", "warmup_steps": "0"}
-    one = finetune(**options, output_dir=tmp_path / "one", per_device_train_batch_size=4)
-    launcher = ["--config_file", "recipes/accelerate/cpu_2_processes.yaml"]
-    two = launch(launcher, **options, output_dir=tmp_path / "two", per_device_train_batch_size=2)
-    assert two["environment"]["processes"] == 2 and two["optimisation"] == one["optimisation"]
-    assert losses(two) == pytest.approx(losses(one), abs=1e-5) and len(losses(one)) == 4
-    first, second = (report["metrics"]["validation"]["loss"] for report in (one, two))
-    assert second == pytest.approx(first, abs=1e-5)
 
 
 # Tuning modes

@@ -27,6 +27,7 @@ from hub_server import hub  # noqa: F401
 from run_recipe import exit_code, finetune, load_recipe, words
 from video_files import moving_square, write_folder_dataset, write_video
 from vidtune.arguments import parse
+from vidtune.data.clips import FAILED, PADDING
 from vidtune.data.decoding import open_video
 from vidtune.data.sources import load_videos
 from vidtune.data.texts import Texts, collate_texts
@@ -225,6 +226,8 @@ def test_texts_are_padded_and_what_is_cut_is_said(bert, caplog):
     assert batch["input_ids"].tolist() == [[2, 5, 6, 3, 0], [2, 9, 10, 8, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
     assert batch["labels"].tolist() == [1, 0]
+    assert collate_texts([texts[0, 0, PADDING], texts[0, 1]], tokenizer)["labels"].tolist() == [0]
+    assert collate_texts([texts[0, 0, PADDING]] * 2, tokenizer)["labels"].tolist() == [FAILED]
     assert collate_texts([texts[0]], tokenizer)["input_ids"].shape == (1, 1, 4)  # a video, its one view, tokens
     caplog.clear()
     Texts(videos, tokenizer, 6)
