@@ -1,9 +1,9 @@
-# make demo, make test, make quality: each sets up what it needs. VENV=path chooses where.
+# make demo, make test, make quality, make audit: each sets up what it needs. VENV=path chooses where.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test quality clean
+.PHONY: demo test quality audit clean
 
 demo: $(VENV)/installed
 	$(BIN)/accelerate launch --config_file accelerate_config.yaml recipes/finetune.py --config recipes/configs/demo.yaml --overwrite
@@ -15,6 +15,10 @@ quality: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(VENV)/installed
+	$(BIN)/bandit --quiet --recursive src recipes
+	$(BIN)/python .ci/audit.py
 
 $(VENV)/installed: pyproject.toml
 	@echo "Installing into $(VENV): some minutes and 6 GB, most of it PyTorch"

@@ -16,7 +16,7 @@ from typing import Any
 
 from vidtune.arguments import parse
 from vidtune.errors import InputError, exit_code
-from vidtune.hub import check_access, locate, publish
+from vidtune.hub import check_access, commit_of, publish
 from vidtune.options import AppArguments
 
 SECTIONS = {"app": AppArguments}
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("model: its page needs a package that is missing: pip install gradio")
     page = {
         "revision": options.model_revision,
+        "trust_remote_code": options.trust_remote_code,
         "window_seconds": options.window_seconds,
         "stride_seconds": options.stride_seconds,
         "max_upload_mb": options.max_upload_mb,
@@ -59,9 +60,9 @@ def publish_space(options: AppArguments, page: dict[str, Any]) -> str:
             f"model: {model}: is here, and a Space reads its model from the Hub; publish it first: "
             f"hf upload user/name {model}, and give --model user/name"
         )
-    source = locate(model, "model", revision)
+    page["revision"] = commit_of(model, "model", revision)  # the Space shows what was tried here
     repo_id = check_access(str(options.push_to_hub), options.hub_private_repo, repo_type="space")
-    load_predictor(source, revision=revision)
+    load_predictor(model, revision=page["revision"], trust_remote_code=options.trust_remote_code)
     folder = Path(tempfile.mkdtemp(prefix="vidtune-space-"))  # stays where publishing fails
     files = write_space(folder, model, **page)
     url = publish(folder, repo_id, files, f"Page to try {model}", repo_type="space")

@@ -30,6 +30,7 @@ from vidtune.card import without_secrets
 from vidtune.errors import InputError, exit_code
 from vidtune.options import EvaluateArguments, SourceArguments
 from vidtune.training.checkpoints import check_writable, is_run, is_unfinished, write_text
+from vidtune.training.launch import check_launcher
 
 SECTIONS = {"evaluation": EvaluateArguments, "source": SourceArguments}
 TRAINING = (
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     argv = sys.argv[1:] if argv is None else argv
     options = parse(argv, __doc__, SECTIONS, TRAINING)
+    check_launcher()
     evaluation = options.evaluation
     output_dir = Path(options.training.setdefault("output_dir", "outputs/evaluate"))
     check_folder(output_dir, evaluation.overwrite)
@@ -133,10 +135,11 @@ def build_trainer(options: SimpleNamespace) -> tuple[Any, dict[str, Any]]:
     """Load the model, and the clips of the split to score and, where it is needed and there, of validation."""
     from transformers.utils import logging
 
-    from vidtune.data.clips import ClipFormat, EvaluationClips
+    from vidtune.data.clips import ClipFormat, EvaluationClips, check_one_readable
     from vidtune.data.loading import load_splits
     from vidtune.data.splits import label_names
     from vidtune.evaluation.scoring import model_labels
+    from vidtune.hub import commit_of
     from vidtune.models.exported import exported_file
     from vidtune.models.loading import CLIP_RECORD, load_trained
     from vidtune.training.settings import training_arguments
@@ -151,7 +154,11 @@ def build_trainer(options: SimpleNamespace) -> tuple[Any, dict[str, Any]]:
         raise InputError(f"split: {evaluation.split}: is none of the dataset's; choose from {', '.join(videos)}")
     if not len(videos[evaluation.split]):
         raise InputError(f"split: {evaluation.split}: holds no video; choose another, or mend the dataset")
+    evaluation.model_revision = commit_of(evaluation.model, "model", evaluation.model_revision)
+    options.config["model_revision"] = evaluation.model_revision
+    check_one_readable(videos[evaluation.split], evaluation.decoder)
     views = {"sampling": evaluation.sampling, "fps": evaluation.fps, "frame_stride": evaluation.frame_stride}
+    views |= {"trust_remote_code": evaluation.trust_remote_code}
     model, settings, mean, std = load_trained(evaluation.model, evaluation.model_revision, **views)
     several = model.config.problem_type == "multi_label_classification"
     names = model_labels(model.config)
@@ -249,6 +256,7 @@ def score(trainer: Any, clips: dict[str, Any], options: SimpleNamespace) -> tupl
     report = {
         "model": {
             "name_or_path": evaluation.model,
+            "revision": evaluation.model_revision,
             "type": config.model_type,
             "parameters": trainer.model.num_parameters(),
         },

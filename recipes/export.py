@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.arguments import parse
-from vidtune.card import without_secrets
+from vidtune.card import markdown, without_secrets
 from vidtune.errors import InputError, VideoError, exit_code
 from vidtune.options import ExportArguments
 from vidtune.training.checkpoints import check_output_dir, is_run, sync, write_text
@@ -44,9 +44,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from transformers.utils import logging
 
     from vidtune.evaluation.report import environment, to_json
+    from vidtune.hub import commit_of
 
     logging.disable_progress_bar()
-    model, processors, classifier = load(export.model, export.model_revision)
+    export.model_revision = commit_of(export.model, "model", export.model_revision)
+    options.config["model_revision"] = export.model_revision
+    model, processors, classifier = load(export.model, export.model_revision, export.trust_remote_code)
     clips, failed = read_clips(videos, classifier.clip, export.decoder)
     check = {"dataset": export.dataset, "split": split, "clips": len(clips), "failed": failed}
 
@@ -65,7 +68,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             "recipe": "export",
             "command": shlex.join(["python", "recipes/export.py", *argv]),
             "config": options.config,
-            "model": {"name": export.model, "type": model.config.model_type, "parameters": model.num_parameters()},
+            "model": {
+                "name": export.model,
+                "revision": export.model_revision,
+                "type": model.config.model_type,
+                "parameters": model.num_parameters(),
+            },
             "labels": classifier.labels,
             "clip": vars(classifier.clip),
             "file": file.name,
@@ -80,7 +88,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         folder.rename(output_dir)
     print(f"largest difference of a logit from PyTorch's: {difference:.2g}, over {len(clips)} clips")
     print(f"saved:     {output_dir / file.name}, {report['bytes'] / 1e6:,.1f} MB")
-    print("predict:   python recipes/predict.py --model", shlex.quote(str(output_dir)), "--input new_video.mp4")
+    words = ["python", "recipes/predict.py", "--model", str(output_dir), "--input", "new_video.mp4"]
+    words += ["--trust_remote_code"] if export.format == "torch_export" else []  # which pickle reads
+    print("predict:  ", shlex.join(words))
     return report
 
 
@@ -106,22 +116,21 @@ def choose_videos(dataset: str, num_videos: int) -> tuple[Any, str]:
     return splits[split].select(rows), split
 
 
-def load(name: str, revision: str | None) -> tuple[Any, list[Any], Any]:
+def load(name: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, list[Any], Any]:
     """Load a model to run on the CPU: itself, its processors, and PyTorch's classifier to compare with."""
     import torch
 
     from vidtune.data.clips import ClipFormat
     from vidtune.evaluation.classifier import Classifier
-    from vidtune.hub import locate
     from vidtune.models.exported import Logits, exported_file
     from vidtune.models.loading import load_trained
     from vidtune.models.processors import load_processors
 
     if exported_file(name):
         raise InputError(f"model: {name}: is exported already; give the model that it was made of")
-    model, settings, mean, std = load_trained(name, revision)
+    model, settings, mean, std = load_trained(name, revision, trust_remote_code=trust_remote_code)
     model.eval()
-    processors = load_processors(locate(name, "model", revision), model.config, revision, "model")
+    processors = load_processors(name, model.config, revision, "model", trust_remote_code)
     classifier = Classifier(Logits(model), model.config, ClipFormat(**settings), mean, std, torch.device("cpu"))
     return model, processors, classifier
 
@@ -165,7 +174,7 @@ def largest_difference(classifier: Any, folder: Path, clips: Any) -> float:
 
     from vidtune.evaluation.classifier import load_predictor
 
-    exported, differences, sizes = load_predictor(str(folder)), [], cycle(BATCH_SIZES)
+    exported, differences, sizes = load_predictor(str(folder), trust_remote_code=True), [], cycle(BATCH_SIZES)
     with tqdm(total=len(clips), desc="Comparing", unit="clip", leave=False) as bar:
         while bar.n < len(clips):
             batch = clips[bar.n : bar.n + next(sizes)]
@@ -191,10 +200,11 @@ def readme(report: dict[str, Any], processor: Any) -> str:
             'program = torch.export.load("model.pt2").module()\nlogits = program(torch.from_numpy(pixels)).numpy()',
         ),
     }[report["file"]]
+    trust = " --trust_remote_code" if report["config"]["format"] == "torch_export" else ""
     drawn = "one in the middle of each of as many equal parts of the video"
     if clip["sampling"] == "dense":
         drawn = f"consecutive at {clip['fps']:g} per second, from the middle of the video"
-    return f"""# {Path(report["model"]["name"]).name}, {report["config"]["format"]}
+    return f"""# {markdown(Path(report["model"]["name"]).name)}, {report["config"]["format"]}
 
 A {report["model"]["type"]} classifier of videos into {len(report["labels"])} labels. `{report["file"]}` takes clips of
 {clip["num_frames"]} frames ({drawn}), resized and cropped to {size} x {size} pixels, any number of clips at once.
@@ -214,7 +224,7 @@ labels = json.load(open("config.json"))["id2label"]
 print(labels[str(logits[0].argmax())])
 ```
 
-With vidtune, from a file: `python recipes/predict.py --model THIS_FOLDER --input video.mp4`.
+With vidtune, from a file: `python recipes/predict.py --model THIS_FOLDER --input video.mp4{trust}`.
 """
 
 

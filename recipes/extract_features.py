@@ -26,7 +26,9 @@ from vidtune.arguments import parse
 from vidtune.card import without_secrets
 from vidtune.errors import InputError, exit_code
 from vidtune.options import FeatureArguments, SourceArguments
-from vidtune.training.checkpoints import close_output_dir, open_output_dir, write_bytes, write_text
+from vidtune.printing import printable
+from vidtune.training.checkpoints import check_writable, close_output_dir, open_output_dir, write_bytes, write_text
+from vidtune.training.launch import check_launcher, check_processes, check_sharding, on_cpu
 
 SECTIONS = {"features": FeatureArguments, "source": SourceArguments}
 
@@ -36,8 +38,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     started = time.perf_counter()
     argv = sys.argv[1:] if argv is None else argv
     options = parse(argv, __doc__, SECTIONS, training=("use_cpu",))
+    check_launcher()
     chosen: FeatureArguments = options.features
     output_dir = Path(chosen.output_dir)
+    check_writable(output_dir)
 
     from accelerate import PartialState
 
@@ -45,7 +49,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from vidtune.evaluation.report import to_json
 
     # Load videos and model
-    state = PartialState(cpu=bool(options.training.get("use_cpu")))
+    state = PartialState(cpu=on_cpu(options.training.get("use_cpu")))
+    check_processes(state.num_processes)
+    check_sharding(fsdp=False, deepspeed=False)
     videos = load_rows(options)
     extractor, network = load_extractor(chosen, str(state.device))
     settings = describe_features(extractor, videos, chosen)
@@ -68,6 +74,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     # Gather, fit and report
     launcher = ["python"] if state.num_processes == 1 else ["torchrun", "--nproc_per_node", str(state.num_processes)]
     report = {"recipe": "extract_features", "command": shlex.join([*launcher, "recipes/extract_features.py", *argv])}
+    options.config["model_revision"] = chosen.model_revision
     report |= {"config": options.config} | build_report(network, extractor, videos, shards, chosen, state)
     report["throughput"] = {"videos_per_second_of_a_process": made / seconds if made else None}
     if chosen.probe:
@@ -83,19 +90,36 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
 def load_rows(options: SimpleNamespace) -> Any:
     """Load the videos by split, and check that probes can be fitted on them before the model runs."""
+    import numpy as np
+
+    from vidtune.data.clips import check_one_readable
     from vidtune.data.loading import load_splits
-    from vidtune.evaluation.probing import check_packages
+    from vidtune.data.splits import label_names
+    from vidtune.evaluation.probing import Samples, check_packages, check_samples
 
     chosen = options.features
     if chosen.probe:
         check_packages(chosen.probe)
     videos, _ = load_splits(**asdict(options.source), seed=chosen.seed)
+    train = videos["train"]
     if chosen.probe and "labels" in videos["train"].features:
         raise InputError(
             "probe: videos of this dataset have several labels each, which no probe here gives; leave probe out, and "
             "fit on the features"
         )
+    if chosen.probe:
+        features = np.zeros((len(train), 0), np.float32)
+        samples = Samples(features, np.asarray(train["label"][:]), train["group"][:], train["video_id"][:])
+        check_samples(samples, label_names(train), folds_to_choose_by(chosen, videos))
+    check_one_readable(train, chosen.decoder)
     return videos
+
+
+def folds_to_choose_by(chosen: FeatureArguments, splits: Any) -> int | None:
+    """Say by how many parts of train a probe's options are chosen; None: by the validation split."""
+    from vidtune.evaluation.probing import FOLDS
+
+    return chosen.probe_folds or (None if {"validation", "test"} <= splits.keys() else FOLDS)
 
 
 def load_extractor(chosen: FeatureArguments, device: str) -> tuple[Any, Any]:
@@ -106,8 +130,10 @@ def load_extractor(chosen: FeatureArguments, device: str) -> tuple[Any, Any]:
 
     from vidtune.data.clips import ClipFormat
     from vidtune.evaluation.classifier import Classifier, weights_digest
+    from vidtune.hub import commit_of
     from vidtune.models.features import load_features
 
+    chosen.model_revision = commit_of(str(chosen.model), "model", chosen.model_revision)
     logging.disable_progress_bar()  # that of reading weights
     network, settings, mean, std = load_features(
         str(chosen.model),
@@ -117,6 +143,7 @@ def load_extractor(chosen: FeatureArguments, device: str) -> tuple[Any, Any]:
         chosen.sampling,
         chosen.fps,
         chosen.frame_stride,
+        chosen.trust_remote_code,
     )
     fingerprint = weights_digest(network.model)
     network.to(device)
@@ -227,14 +254,14 @@ def fit_probes(
     from tqdm import tqdm
 
     from vidtune.data.isolation import available_cores
-    from vidtune.evaluation.probing import FOLDS, check_samples, fit_probe, score_probe
+    from vidtune.evaluation.probing import check_samples, fit_probe, score_probe
     from vidtune.evaluation.saved_probe import save_probe
 
     names, scored_on = report["labels"], "test" if "test" in report["data"] else "validation"
     if "train" not in samples or scored_on not in samples:
         raise InputError(f"probe: no video of train, or none of {scored_on}, could be read; see {chosen.output_dir}")
     validation = samples.get("validation") if scored_on == "test" else None
-    folds = chosen.probe_folds or (None if validation else FOLDS)
+    folds = folds_to_choose_by(chosen, samples)
     check_samples(samples["train"], names, folds)
     # A rate of its own or the file's, as load_features takes it
     clip = {
@@ -281,7 +308,7 @@ def print_summary(report: dict[str, Any], output_dir: Path, argv: list[str]) -> 
         print_probes(report)
     for split, part in report["data"].items():
         for problem in part["failed"][:5]:
-            print(f"failed in {split}: {problem['path']}: {problem['reason']}")
+            print(printable(f"failed in {split}: {problem['path']}: {problem['reason']}"))
         if len(part["failed"]) > 5:
             print(f"failed in {split}: {len(part['failed']) - 5} more, see report.json")
     videos = sum(part["videos"] - len(part["failed"]) for part in report["data"].values())

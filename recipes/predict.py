@@ -29,6 +29,7 @@ from vidtune.arguments import parse
 from vidtune.errors import InputError, exit_code
 from vidtune.evaluation.journal import Journal, check_output, write_table
 from vidtune.options import PredictArguments
+from vidtune.printing import printable
 
 if TYPE_CHECKING:
     from vidtune.evaluation.classifier import Classifier
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     classifier = load_predictor(
         str(options.model),
         revision=options.model_revision,
+        trust_remote_code=options.trust_remote_code,
         device="cpu" if arguments.training.get("use_cpu") else None,
         sampling=options.sampling,
         fps=options.fps,
@@ -69,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     if failed:
         command = shlex.join(["python", "recipes/predict.py", *argv])
         again = re.sub(r" --overwrite([ =]true\b)?", "", command)  # what is done stays
-        print(f"failed:    {failed} of {len(paths)} videos; mend or remove them, then: {again}", file=sys.stderr)
+        line = f"failed:    {failed} of {len(paths)} videos; mend or remove them, then: {again}"
+        print(printable(line), file=sys.stderr)
         sys.exit(1)
 
 
@@ -93,7 +96,7 @@ def print_labels(classifier: "Classifier", paths: list[Path], options: PredictAr
         else:
             best = ranked(scores.probabilities[0], options.top_k)
             found = [f"{classifier.labels[index]} {scores.probabilities[0][index]:.3f}" for index in best]
-        tqdm.write(f"{shown(scores.path)}: {', '.join(found)}")
+        tqdm.write(printable(f"{shown(scores.path)}: {', '.join(found)}"))
     return failed
 
 
@@ -135,7 +138,7 @@ def predict(
 
         def show(part: "Part") -> None:
             if options.window_seconds:
-                bar.set_postfix_str(f"{paths[part.row].name} {part.span[1]:.0f} s")
+                bar.set_postfix_str(printable(f"{shown(paths[part.row].name)} {part.span[1]:.0f} s"))
 
         for scores in predict_videos(
             classifier,
@@ -151,7 +154,7 @@ def predict(
         ):
             bar.update()
             if scores.error:
-                tqdm.write(f"{shown(scores.path)}: {scores.error}", file=sys.stderr)
+                tqdm.write(printable(f"{shown(scores.path)}: {scores.error}"), file=sys.stderr)
             yield scores
 
 
@@ -208,6 +211,8 @@ def matching(pattern: str) -> list[Path]:
 
 def read_list(path: Path) -> list[Path]:
     """List the videos of a text of one path a line, or of the column `video` of a table, relative to the file."""
+    from vidtune.data.cells import from_cell
+
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         if path.suffix.lower() == ".txt":
@@ -215,7 +220,7 @@ def read_list(path: Path) -> list[Path]:
         table = csv.DictReader(lines)
         columns = [name.strip() for name in table.fieldnames or ()]
         table.fieldnames = columns
-        names = [row.get("video") or "" for row in table]
+        names = [from_cell(row.get("video") or "") for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"input: {path}: can't be read as text ({error}); give a list of paths") from None
     if "video" not in columns:

@@ -24,11 +24,12 @@ from vidtune.card import without_secrets
 from vidtune.errors import InputError, exit_code
 from vidtune.hub import check_access, publish
 from vidtune.options import PrepareArguments, SourceArguments
-from vidtune.training.checkpoints import close_output_dir, open_output_dir, write_text
+from vidtune.printing import printable
+from vidtune.training.checkpoints import check_writable, close_output_dir, open_output_dir, write_text
 
 SECTIONS = {"source": SourceArguments, "prepare": PrepareArguments}
 
-STORED = ("codec", "short_side", "fps", "quality", "videos_per_shard", "decoder")
+STORED = ("codec", "short_side", "fps", "quality", "container", "videos_per_shard", "decoder")
 """Options that decide what is stored."""
 
 OF_A_RUN = ("output_dir", "inspect_only", "num_frames", "time_limit_seconds", "num_proc", "on_error")
@@ -53,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     push = prepare.push_to_hub and not prepare.inspect_only
     repo_id = check_access(prepare.hub_dataset_id, prepare.hub_private_repo, repo_type="dataset") if push else None
     videos = load(source)
+    if not prepare.inspect_only:
+        split(videos, {"files": [], "near_duplicates": []}, source, prepare.seed)
     lock = open_output_dir(output_dir)
     write_text(output_dir / "config.yaml", config)
 
@@ -72,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     close_output_dir(lock)
     print_summary(report, output_dir)
     if repo_id and goes_on:
-        shards = sorted(path.relative_to(output_dir).as_posix() for path in output_dir.glob("data/*.parquet"))
+        shards = sorted(path.relative_to(output_dir).as_posix() for path in output_dir.glob("data/*"))
         files = ["README.md", "report.json", *shards]
         print("published:", publish(output_dir, repo_id, files, "Prepare with vidtune", repo_type="dataset"))
 
@@ -94,6 +97,7 @@ def check_folder(output_dir: Path, config: dict[str, Any], prepare: PrepareArgum
     Raises:
         InputError: If it holds something else, or a dataset that was prepared with other options.
     """
+    check_writable(output_dir)
     found = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
     others = [name for name in found if name not in FILES]
     if others:
@@ -108,7 +112,7 @@ def check_folder(output_dir: Path, config: dict[str, Any], prepare: PrepareArgum
         return
     earlier = yaml.safe_load((output_dir / "config.yaml").read_text(encoding="utf-8"))
     for name, value in config.items():
-        if name not in OF_A_RUN and not name.startswith(("push_", "hub_")) and earlier.get(name) != value:
+        if name not in OF_A_RUN and not name.startswith(("push_", "hub_")) and earlier.get(name, value) != value:
             raise InputError(
                 f"output_dir: {output_dir}: was prepared with {name}: {earlier.get(name)}, not {value}; "
                 "give another folder, or --overwrite"
@@ -127,6 +131,7 @@ def load(source: SourceArguments) -> Any:
         revision=source.dataset_revision,
         split_number=source.split_number,
         group_column=source.split_by_group,
+        video_root=source.video_root,
     )
     return group_by_pattern(videos, source.group_pattern)
 
@@ -263,6 +268,7 @@ def print_summary(report: dict[str, Any], output_dir: Path) -> None:
     """Print what was stored, what was left out, and what to do next."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
@@ -271,7 +277,7 @@ def print_summary(report: dict[str, Any], output_dir: Path) -> None:
         table = Table(box=box.SIMPLE_HEAD)
         labels = list(next(iter(splits.values()))["labels"])
         for column in ("split", "videos", "groups", *labels[:8]):
-            table.add_column(column, justify="left" if column == "split" else "right")
+            table.add_column(escape(printable(column)), justify="left" if column == "split" else "right")
         for name, part in splits.items():
             table.add_row(
                 name, *(str(part[key]) for key in ("videos", "groups")), *map(str, list(part["labels"].values())[:8])
@@ -279,16 +285,17 @@ def print_summary(report: dict[str, Any], output_dir: Path) -> None:
         console.print(table)
         failed = [problem for part in prepared["splits"].values() for problem in part["failed"]]
         for problem in [*report["left_out"], *failed]:
-            console.print(f"left out:  {problem['path']}: {problem['reason']}", markup=False)
+            console.print(printable(f"left out:  {problem['path']}: {problem['reason']}"), markup=False)
         psnr, nothing = prepared["psnr"], " (all of it was there before)" if not prepared["encoded"] else ""
         console.print(
             f"stored:    {prepared['bytes'] / 1e6:.1f} MB, from {prepared['source_bytes'] / 1e6:.1f} MB of sources; "
-            f"PSNR {psnr['mean']:.1f} dB, at worst {psnr['min']:.1f} dB ({psnr['worst']}){nothing}",
+            f"PSNR {psnr['mean']:.1f} dB, at worst {psnr['min']:.1f} dB ({printable(psnr['worst'])}){nothing}",
             markup=False,
         )
     console.print(f"saved:     {output_dir}", markup=False)
     if "prepared" in report:
         dataset = ["--dataset", str(output_dir)] + (["--fold", "0"] if "fold 0" in splits else [])
+        dataset += ["--streaming"] if report["config"]["container"] == "webdataset" else []
         train = ["accelerate", "launch", "--config_file", "accelerate_config.yaml", "recipes/finetune.py", *dataset]
         model = ["--model_name_or_path", "MCG-NJU/videomae-base", "--output_dir", "outputs/finetuned"]
         console.print(f"train:     {shlex.join([*train, *model])}", markup=False)

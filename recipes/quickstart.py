@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.arguments import parse
-from vidtune.errors import exit_code
+from vidtune.errors import InputError, VideoError, exit_code
 from vidtune.options import QuickstartArguments
 
 SECTIONS = {"quickstart": QuickstartArguments}
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # A processor turns frames into tensors; a model is a backbone and a head, here of two labels
     torch.manual_seed(0)
-    processor, model = load(options.model)
+    processor, model = load(options.model, options.trust_remote_code)
     print(f"{type(processor).__name__}, {type(model).__name__} with labels {list(model.config.id2label.values())}")
     num_frames = getattr(model.config, frames_key(model.config))
 
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"one step of AdamW at 5e-5: loss {before:.4f} before, {after:.4f} after")
 
 
-def load(name: str | None) -> tuple[Any, Any]:
+def load(name: str | None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """Load the processor and the model of a checkpoint, or make a small one from scratch."""
     from transformers import AutoModelForVideoClassification, VideoMAEConfig, VideoMAEImageProcessor
 
@@ -71,7 +71,10 @@ def load(name: str | None) -> tuple[Any, Any]:
 
     if name:
         task = "video-classification"
-        return load_processor(task, name), load_classifier(task, name, LABELS)
+        return (
+            load_processor(task, name, trust_remote_code=trust_remote_code),
+            load_classifier(task, name, LABELS, trust_remote_code=trust_remote_code),
+        )
     size = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_hidden_layers": 2}
     config = VideoMAEConfig(**size, id2label=dict(enumerate(LABELS)), label2id={"failure": 0, "success": 1})
     return VideoMAEImageProcessor(), AutoModelForVideoClassification.from_config(config)
@@ -86,9 +89,12 @@ def read_video(path: str | None, num_frames: int) -> tuple[str, list[Any]]:
     if path is None:
         frames, _ = draw_video("demo-success", "test", "success", 0)
         return "demo video", [frames[(2 * part + 1) * len(frames) // (2 * num_frames)] for part in range(num_frames)]
-    with open_video(path) as video:
-        (times,) = segment_views(video.duration_seconds, num_frames, views=1)
-        return Path(path).name, list(video.frames_at(times.tolist()).permute(0, 2, 3, 1).numpy())
+    try:
+        with open_video(path) as video:
+            (times,) = segment_views(video.duration_seconds, num_frames, views=1)
+            return Path(path).name, list(video.frames_at(times.tolist()).permute(0, 2, 3, 1).numpy())
+    except VideoError as error:
+        raise InputError(f"video: {error}; give another") from None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from run_recipe import REPOSITORY, finetune, refused
+from run_recipe import REPOSITORY, finetune, load_recipe, refused, words
 from test_loading import TRANSFORMER, save_classifier
 from video_files import write_folder_dataset
 from vidtune.models.auto import AUTO, SPECIFIC, load_backbone, load_classifier, load_processor
@@ -190,6 +190,9 @@ def save_old_processor(folder, key, name):
 @pytest.mark.parametrize("weights_file", ["model.safetensors", "pytorch_model.bin"])
 def test_weights_of_transformers_4_give_the_same_logits(tmp_path, weights_file):
     model = save_as_4(tmp_path, weights_file)
+    if weights_file == "pytorch_model.bin":
+        load_recipe("convert").main(words(model=tmp_path, output_dir=tmp_path / "converted"))
+        tmp_path /= "converted"
     tensors = inputs("video-classification", load_processor("video-classification", str(tmp_path)))
     expected = outputs(model, **tensors).logits
     assert torch.equal(outputs(load_classifier("video-classification", str(tmp_path)), **tensors).logits, expected)
@@ -239,9 +242,10 @@ def test_vit_s_feature_extractor_makes_squares(checkpoints, tmp_path, key):
 def test_fine_tuning_starts_from_a_checkpoint_of_transformers_4(tmp_path):
     save_as_4(tmp_path / "old", "pytorch_model.bin")
     save_old_processor(tmp_path / "old", "image_processor_type", "VideoMAEFeatureExtractor")
+    load_recipe("convert").main(words(model=tmp_path / "old", output_dir=tmp_path / "new"))
     dataset = write_folder_dataset(tmp_path / "videos", ["a", "b"], 6)
     report = finetune(
-        dataset=dataset, model_name_or_path=tmp_path / "old", output_dir=tmp_path / "run", num_train_epochs=1
+        dataset=dataset, model_name_or_path=tmp_path / "new", output_dir=tmp_path / "run", num_train_epochs=1
     )
     assert report["metrics"]["test"]["videos"] > 0
     processor = json.loads((tmp_path / "run" / "preprocessor_config.json").read_text())

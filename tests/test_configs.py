@@ -420,6 +420,8 @@ OF_A_RUN = {
     "dataset_config",
     "dataset_revision",
     "model_revision",
+    "trust_remote_code",
+    "video_root",
     "split_number",
     "split_by_group",
     "group_pattern",

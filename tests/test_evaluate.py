@@ -239,9 +239,10 @@ def test_what_a_folder_holds_is_not_overwritten(run, evaluated, dataset, tmp_pat
     assert "holds another evaluation; give another folder, or --overwrite" in refused(
         evaluate, evaluated[0], **options
     )
-    for folder in (run[0], dataset):
+    (tmp_path / "mine.txt").touch()
+    for folder, reason in ((run[0], "holds model"), (dataset, "lies in dataset"), (tmp_path, "holds mine.txt, of")):
         before = sorted(path.name for path in folder.iterdir())
-        assert "of something else; give a new" in refused(evaluate, folder, "--overwrite", **options)
+        assert reason in refused(evaluate, folder, "--overwrite", **options)
         assert sorted(path.name for path in folder.iterdir()) == before
     assert "is a file" in refused(evaluate, run[0] / "config.json", **options)
     assert "can't be written" in refused(evaluate, run[0] / "config.json" / "out", **options)

@@ -124,7 +124,9 @@ def test_predict_takes_it(onnx, dataset, tmp_path):
 def test_a_program_of_torch_export_is_read_likewise(run, dataset, tmp_path):
     report = export(run, dataset, tmp_path / "program", format="torch_export", num_videos=2)
     assert report["file"] == "model.pt2" and report["check"]["max_difference"] <= 1e-5
-    loaded, original = load_predictor(str(tmp_path / "program")), load_predictor(str(run), device="cpu")
+    assert "add --trust_remote_code" in refused(load_predictor, str(tmp_path / "program"))
+    loaded = load_predictor(str(tmp_path / "program"), trust_remote_code=True)
+    original = load_predictor(str(run), device="cpu")
     clips = torch.randint(256, (3, 4, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(loaded.logits(clips), original.logits(clips))
     assert refused(export, tmp_path / "program", dataset, tmp_path / "again").endswith("that it was made of")
@@ -187,6 +189,6 @@ def test_what_cannot_be_done_is_refused_at_once(run, dataset, onnx, tmp_path, mo
 def test_files_that_are_no_exported_model(onnx, tmp_path):
     broken = tmp_path / "model.onnx"
     broken.write_text("no model")
-    assert refused(load_predictor, str(broken)).startswith(f"model: {broken}: can't be loaded: ")
+    assert refused(load_predictor, str(broken)).startswith(f"model: {broken}: has no config.json beside it")
     broken.with_name("config.json").write_text((onnx[0] / "config.json").read_text())
     assert refused(load_predictor, str(tmp_path)).startswith(f"model: {broken}: can't be loaded: ")

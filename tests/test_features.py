@@ -272,8 +272,9 @@ def test_several_labels_have_features_and_no_probes(dataset, model, tmp_path):
         lines += [f"{dataset}/{split}/blue/0000.mp4,blue|round,{split}", f"{dataset}/{split}/red/0000.mp4,red,{split}"]
     table = tmp_path / "table.csv"
     table.write_text("\n".join(lines))
-    assert "several labels each" in refused(run, tmp_path / "out", model=model, dataset=table, probe="knn")
-    report = run(tmp_path / "out", model=model, dataset=table)
+    source = {"model": model, "dataset": table, "video_root": dataset}
+    assert "several labels each" in refused(run, tmp_path / "out", probe="knn", **source)
+    report = run(tmp_path / "out", **source)
     rows = load_dataset(str(tmp_path / "out"))["train"]
     assert rows["labels"][:] == [[0, 2], [1]] and report["labels"] == ["blue", "red", "round"]
 

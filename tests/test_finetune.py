@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification, Au
 from hub_server import hub  # noqa: F401
 from run_recipe import exit_code, finetune, load_recipe, words
 from video_files import write_folder_dataset
-from vidtune.errors import InputError
+from vidtune.errors import InputError, RunError
 
 CLASSES = ("blue", "green", "red")
 MODEL_FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "training_args.bin"}
@@ -111,7 +111,7 @@ def test_groups_of_a_table_never_cross_splits(dataset, tmp_path):
         table.writerow(["video", "label", "group"])
         for path in sorted(dataset.rglob("*.mp4")):
             table.writerow([path, path.parent.name, f"{path.parent.name}-{int(path.stem) // 2}"])
-    report = finetune(dataset=tmp_path / "videos.csv", output_dir=tmp_path / "run", max_steps=1)
+    report = finetune(dataset=tmp_path / "videos.csv", video_root=dataset, output_dir=tmp_path / "run", max_steps=1)
     assert all(part["videos"] % 2 == 0 for part in report["data"].values())
 
 
@@ -219,7 +219,7 @@ def test_a_resume_that_is_refused_changes_nothing(run, dataset, tmp_path):
 
 
 def test_a_run_that_diverges_is_no_result(dataset, tmp_path, capsys):
-    with pytest.raises(InputError, match="learning_rate: the model has diverged"):
+    with pytest.raises(RunError, match="max_nan_steps: 3: step 4: the loss is no finite number"):
         finetune(dataset=dataset, output_dir=tmp_path / "run", learning_rate=1e30)
     assert not (tmp_path / "run" / "report.json").exists()
 
@@ -313,9 +313,9 @@ def test_a_dataset_that_cannot_be_trained_on(make, message, tmp_path, capsys):
         ({"config_name": "videomae", "image_size": 100}, "image_size: got 100; give a multiple of 16"),
         ({"config_name": "videomae", "config_overrides": "{hiden_size: 3}"}, "hiden_size: .* hidden_size"),
         ({"config_name": "videomae", "config_overrides": "{hidden_size: 13}"}, "config_overrides: .*13"),
-        ({"config_name": "videomae", "bf16": "true", "fp16": "true"}, "training arguments: .*bf16.*fp16|fp16.*bf16"),
+        ({"config_name": "videomae", "bf16": "true", "fp16": "true"}, "bf16: True and fp16: True exclude each other"),
         ({"config_name": "videomae", "train_transform": "nowhere:train"}, "train_transform: nowhere:train"),
-        ({"config_name": "videomae", "load_best_model_at_end": "true", "metric_for_best_model": "f1"}, "macro_f1"),
+        ({"config_name": "videomae", "save_strategy": "best", "metric_for_best_model": "f1"}, "macro_f1"),
         ({"config_name": "videomae", "dataloader_drop_last": "true"}, "dataloader_drop_last: can't be set"),
         ({"config_name": "videomae", "max_steps": 0}, "max_steps: got 0"),
         ({"config_name": "videomae", "decoder": "decord"}, "decoder: got 'decord'"),

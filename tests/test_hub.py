@@ -23,7 +23,8 @@ from huggingface_hub import ModelCard, snapshot_download
 from hub_server import HubServer, hub  # noqa: F401
 from vidtune.card import model_card
 from vidtune.errors import InputError, PublishError
-from vidtune.hub import check_access, publish
+from vidtune.evaluation.report import to_json
+from vidtune.hub import check_access, publish, publish_run
 
 FILES = [
     "model.safetensors",
@@ -319,6 +320,27 @@ def test_a_lasting_failure_names_the_folder_and_a_command_that_publishes(hub: Hu
     cli = shutil.which("hf", path=Path(sys.executable).parent)
     subprocess.run([cli, *arguments], check=True, capture_output=True)
     assert set(hub.repos[repo_id].commits[-1].files) == set(FILES)
+
+
+@pytest.mark.parametrize("of_videos", [False, True])
+def test_paths_of_failed_videos_are_published_if_that_is_wanted(
+    hub: HubServer, tmp_path: Path, of_videos: bool
+) -> None:
+    failed = {"path": "patients/Anna Smith.mp4", "reason": "the file is empty"}
+    report = {"data": {"train": {"videos": 3, "failed": [failed]}, "test": {"videos": 1, "failed": []}}}
+    (tmp_path / "report.json").write_text(to_json(report))
+    (tmp_path / "predictions.parquet").write_bytes(b"rows")
+    hub.fail("POST .*/commit/main", 403, times=1)
+    with pytest.raises(PublishError) as caught:
+        publish_run(tmp_path, check_access("clips"), report, "Publish a run", of_videos)
+    assert ("report.json" in str(caught.value)) is of_videos
+    publish_run(tmp_path, check_access("clips"), report, "Publish a run", of_videos)
+    files = hub.repos["tester/clips"].commits[-1].files
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert ("predictions.parquet" in files) is of_videos
+    if not of_videos:
+        failed["path"] = ""
+    assert json.loads(files["report.json"].data) == report
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

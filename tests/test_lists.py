@@ -131,7 +131,7 @@ def test_the_split_that_a_name_tells(name: str, split: str | None) -> None:
             {"train.txt": "a.mp4 0\n\nx.mp4 1\ny.mp4 1\n"},
             ["x.mp4 does not exist (and 1 more)", "relative to the list"],
         ),
-        ({"train.txt": "a.mp4 0\n../b.mp4 1\n"}, ["line 2: video '../b.mp4' leads out of", "absolute path"]),
+        ({"train.txt": "a.mp4 0\n../b.mp4 1\n"}, ["line 2: video '../b.mp4' lies outside of", "--video_root"]),
         ({"train.txt": "a.mp4 0\nb.mp4 0\n"}, ["has one class only, '0'"]),
         ({"train.txt": "a.mp4 0\nb.mp4 1\n./a.mp4 1\n"}, ["a.mp4 is listed twice"]),
         ({"val.txt": "a.mp4 0\nb.mp4 1\n"}, ["has no split `train`"]),

@@ -265,7 +265,7 @@ def test_weights_that_are_cut_off_missing_or_no_weights_are_refused(tmp_path):
     path.unlink()
     assert "no file named model.safetensors" in refused(load_model, config, str(tmp_path))
     (tmp_path / "pytorch_model.bin").write_bytes(b"abc")
-    assert f"{tmp_path}: can't be loaded" in refused(load_model, config, str(tmp_path))
+    assert "its weights are a pickle, pytorch_model.bin" in refused(load_model, config, str(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"model_type": "videomea"}'])
@@ -583,7 +583,7 @@ def hub_error(name):
     [
         ("RepositoryNotFoundError", "is no folder here and not on the Hub, or private"),
         ("GatedRepoError", "is no folder here and not on the Hub, or private"),
-        ("RevisionNotFoundError", "has no branch, tag or commit v2"),
+        ("RevisionNotFoundError", "model_revision: v2: is no branch, tag or commit of "),
     ],
 )
 def test_what_the_hub_does_not_have_is_told_apart(monkeypatch, error, message):
@@ -611,11 +611,6 @@ def test_a_checkpoint_in_the_cache_needs_no_hub(tmp_path, monkeypatch, tiny_chec
     assert len(load_model(config, "someone/videomae", revision)[1]) == 4
     assert processor_size(load_processors("someone/videomae", config, revision)[0]) == 32
     assert time.perf_counter() - start < 3
-
-
-def test_a_checkpoint_on_the_hub_is_loaded_from_there(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
-    assert locate("someone/videomae") == "someone/videomae"
 
 
 def test_a_folder_is_loaded_from_there(tmp_path):

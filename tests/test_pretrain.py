@@ -334,8 +334,10 @@ def test_a_table_needs_no_labels(plain, tmp_path):
         table.writerow(["video", "split"])
         for path, split in zip(sorted(plain.iterdir()), ["train"] * 7 + ["validation", "test", "test"], strict=True):
             table.writerow([path, split])
-    assert "column 'label' is missing" in refused(load_splits, str(tmp_path / "videos.csv"), seed=0)
-    splits, _ = load_splits(str(tmp_path / "videos.csv"), seed=0, labelled=False)
+    assert "column 'label' is missing" in refused(
+        load_splits, str(tmp_path / "videos.csv"), seed=0, video_root=str(plain)
+    )
+    splits, _ = load_splits(str(tmp_path / "videos.csv"), seed=0, labelled=False, video_root=str(plain))
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 7, "validation": 1, "test": 2}
     assert splits["train"].features["label"].names == ["unlabelled"]
 
@@ -346,7 +348,7 @@ def test_a_dataset_of_videos_alone_needs_no_labels(plain, tmp_path):
     (tmp_path / "copy").mkdir()
     rows.to_parquet(tmp_path / "copy" / "train.parquet")
     assert "has no column of labels" in refused(load_splits, str(tmp_path / "copy"), seed=0)
-    splits, _ = load_splits(str(tmp_path / "copy"), seed=0, labelled=False)
+    splits, _ = load_splits(str(tmp_path / "copy"), seed=0, labelled=False, video_root=str(plain))
     assert len(splits["train"]) + len(splits["validation"]) == 10
     assert "test" not in splits
 

@@ -1,5 +1,6 @@
 """The commands that the documents show are commands that work."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from run_recipe import REPOSITORY, load_recipe
+from soak import with_table
 from vidtune.arguments import parse
 from vidtune.data.findings import KINDS
 
@@ -54,6 +56,12 @@ def test_the_guide_lists_every_kind_of_finding():
     guide = (REPOSITORY / "docs" / "data.md").read_text()
     for kind, (meaning, remedy) in KINDS.items():
         assert f"| `{kind}` | {meaning} | {remedy} |" in guide
+
+
+def test_the_soak_in_the_guide_is_that_of_results():
+    report = json.loads((REPOSITORY / "results" / "soak.json").read_text(encoding="utf-8"))
+    guide = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert report["equal"] and with_table(guide, report) == guide
 
 
 def test_the_readme_is_short():

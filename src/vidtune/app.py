@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from vidtune.card import markdown
 from vidtune.data.clips import evaluation_views
 from vidtune.data.decoding import open_video
 from vidtune.data.demo import CLASSES, draw_video, encode_video
@@ -25,12 +26,16 @@ from vidtune.data.video import Video
 from vidtune.errors import InputError, VideoError
 from vidtune.evaluation.classifier import Classifier, load_predictor
 from vidtune.evaluation.timeline import Segment, Span, merge_windows, window_views, windows
+from vidtune.printing import printable
 
 BATCH_SIZE = 8
 """Windows that the model reads at once."""
 
 MOST_WINDOWS = 240
 """Windows of a long video: they grow, so that an answer takes no hours."""
+
+MOST_PIXELS = 7680 * 4320
+"""Of a picture of an upload: 8K."""
 
 COLOURS = "#4e79a7 #f28e2b #59a14f #e15759 #b07aa1 #76b7b2 #d4a72c #9c755f".split()
 """Of the labels of a timeline, to be told apart on white as on black; further labels are grey."""
@@ -62,6 +67,18 @@ class Answer(NamedTuple):
     """Probabilities of each window, `(num_labels,)`."""
     segments: list[Segment]
     """Neighbouring windows of one label, merged."""
+
+
+def check_upload(path: Path) -> None:
+    """Refuse what is no video, whatever its name says, and pictures so large that the frames of a clip fill memory.
+
+    Raises:
+        VideoError: If it is one of these.
+    """
+    with open_video(path) as video:
+        height, width = video.height, video.width
+    if height * width > MOST_PIXELS:
+        raise VideoError(f"{path}: its pictures have {width} x {height} pixels, more than this page takes")
 
 
 def answer(classifier: Classifier, path: Path, window_seconds: float = 2.0, stride_seconds: float = 1.0) -> Answer:
@@ -168,9 +185,11 @@ def build_page(
         if path is None:
             return [None, "", ""]
         try:
+            check_upload(Path(path))
             found = answer(classifier, Path(path), window_seconds, stride_seconds)
         except VideoError as error:
-            raise gradio.Error(str(error).removeprefix(f"{path}: "), print_exception=False) from None
+            reason = str(error).removeprefix(f"{printable(path)}: ")
+            raise gradio.Error(escape(reason), print_exception=False) from None
         drawn = timeline(found.spans, found.table, classifier.labels, found.segments)
         return [found.probabilities, filmstrip(found.frames), drawn]
 
@@ -178,7 +197,7 @@ def build_page(
     # Uploads are nobody else's: they are removed after an hour
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gradio.Markdown(
-            f"# {escape(title)}\nDrop a video. The model reads {clip.num_frames} frames of {clip.image_size} x "
+            f"# {markdown(title)}\nDrop a video. The model reads {clip.num_frames} frames of {clip.image_size} x "
             f"{clip.image_size} pixels of it, and knows {len(classifier.labels)} labels."
         )
         with gradio.Row():
@@ -198,6 +217,7 @@ def launch(
     model: str,
     *,
     revision: str | None = None,
+    trust_remote_code: bool = False,
     window_seconds: float = 2.0,
     stride_seconds: float = 1.0,
     max_upload_mb: int = 100,
@@ -209,6 +229,7 @@ def launch(
     Args:
         model: As of `load_predictor`.
         revision: Branch, tag or commit of a model on the Hub.
+        trust_remote_code: As of `load_predictor`.
         window_seconds: Length of a window of the timeline, > 0.
         stride_seconds: From one window's start to the next one's, > 0.
         max_upload_mb: Largest file that is taken, megabytes.
@@ -224,7 +245,7 @@ def launch(
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio
 
-    classifier = load_predictor(model, revision=revision)
+    classifier = load_predictor(model, revision=revision, trust_remote_code=trust_remote_code)
     # The fonts of the machine: gradio's own choice is fetched from Google
     theme = gradio.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     with tempfile.TemporaryDirectory(prefix="vidtune-examples-") as folder:

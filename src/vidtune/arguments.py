@@ -8,23 +8,27 @@ import argparse
 import dataclasses
 import difflib
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn, get_type_hints
 
 from vidtune.contradictions import check_together
 from vidtune.errors import InputError
-from vidtune.schema import accepts, check_value, item_type, parse_word, read_yaml, training_fields
+from vidtune.schema import accepts, check_value, item_type, parse_word, read_yaml, shown, training_fields
+
+LONGEST_NAME = 255
+"""Bytes of the name of a file or a folder, on most disks."""
 
 PATHS = set(
-    "dataset prepared model_name_or_path config_name weights output_dir resume_from_checkpoint model output".split()
+    "dataset video_root video prepared model_name_or_path config_name weights output_dir resume_from_checkpoint model "
+    "compare output".split()
 )
 """Options in which `~` is the home folder, in a YAML as on the command line."""
 
 # Answered by us, or of no use in a run that is described by a file.
 REFUSED_TRAINING_FIELDS = {
-    "hub_token": "it would be saved with the model; set the environment variable HF_TOKEN, or run `hf auth login`",
     "remove_unused_columns": "the trainer needs every column; leave it out",
     "label_names": "the label column is always `label`; leave it out",
     "do_train": "finetune always trains; leave it out",
@@ -35,6 +39,7 @@ REFUSED_TRAINING_FIELDS = {
     "prediction_loss_only": "the scores need the predictions; leave it out",
     "batch_eval_metrics": "the videos of a split are scored together; leave it out",
     "eval_do_concat_batches": "the videos of a split are scored together; leave it out",
+    "parallelism_config": "it is an object of accelerate's; choose a file of recipes/accelerate, and leave it out",
     "use_liger_kernel": "its kernels are of language models; leave it out",
     "hub_strategy": "the finished model is published once, at the end; leave it out",
     "hub_always_push": "the finished model is published once, at the end; leave it out",
@@ -75,6 +80,7 @@ def parse(
         fields = training_fields()
         types = (fields if training is True else {name: fields[name] for name in training}) | types
     words = list(sys.argv[1:] if argv is None else argv)
+    _check_no_secret(word[2:].partition("=")[0] for word in words if word.startswith("--"))
     given, unknown = _parser(types, description, list(sections.values()), training).parse_known_args(words)
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
@@ -84,6 +90,7 @@ def parse(
     command_line = vars(given)
     path = command_line.pop("config", None)
     values = {} if path is None else read_yaml(path)
+    _check_no_secret(values)
     for name in values:
         if name not in types:
             raise InputError(_unknown_key(name, types, path))
@@ -95,7 +102,30 @@ def parse(
         values[name] = check_value(name, _from_command_line(text, types[name]), types[name])
     for name in PATHS & values.keys():
         values[name] = values[name] and os.path.expanduser(values[name])
+        _check_path(name, values[name] or "")
+    for name in ("input", "predictions"):
+        for path in values.get(name) or []:
+            _check_path(name, path)
     return _fill(sections, values)
+
+
+def _check_no_secret(names: Iterable[str]) -> None:
+    """Refuse options that would hold a token, which a command line shows to all users of a machine."""
+    for name in names:
+        if re.search(r"(^|_)(token|api_key|password|secret)$", name):
+            raise InputError(
+                f"{name}: can't be set: others would see it here, and it would be saved with the model; set the "
+                "environment variable HF_TOKEN, or run `hf auth login`"
+            )
+
+
+def _check_path(name: str, path: str) -> None:
+    longest = max(len(os.fsencode(part)) for part in path.split(os.sep))
+    # Files are written under longer names until they are whole
+    if longest > (LONGEST_NAME if name not in ("output", "output_dir") else LONGEST_NAME - 55) or len(path) > 4000:
+        raise InputError(f"{name}: got {shown.repr(path)}; it is too long a name, give a shorter one")
+    if path.startswith("~") and os.path.expanduser(path) == path:
+        raise InputError(f"{name}: {path}: no user of this machine is called so; give a folder without ~")
 
 
 def _hints(section: type) -> dict[str, Any]:
@@ -127,6 +157,16 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
+class _Once(argparse.Action):
+    """An option whose first value would be forgotten, though both were meant."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        if hasattr(namespace, self.dest):
+            remedy = "put the options into one file" if self.dest == "config" else f"write --{self.dest} ONE TWO"
+            raise InputError(f"command line: {self.dest} is given twice, with {values!r} the second time; {remedy}")
+        setattr(namespace, self.dest, values)
+
+
 def _parser(
     types: dict[str, Any], description: str, sections: Sequence[type], training: bool | Sequence[str]
 ) -> argparse.ArgumentParser:
@@ -140,13 +180,14 @@ def _parser(
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of options; the command line overrides it")
+    told = "YAML file of options; the command line overrides it"
+    parser.add_argument("--config", action=_Once, metavar="FILE", help=told)
     for section in sections:
         group = parser.add_argument_group((section.__doc__ or "").rstrip("."))
         for item in dataclasses.fields(section):
             default = item.default_factory() if callable(item.default_factory) else item.default
-            shown = "" if default is None or default is False or default == {} else f" (default: {default})"
-            _add_option(group, item.name, types[item.name], item.metadata["help"].replace("%", "%%") + shown)
+            told = "" if default is None or default is False or default in ({}, []) else f" (default: {default})"
+            _add_option(group, item.name, types[item.name], item.metadata["help"].replace("%", "%%") + told)
     if training:
         group = parser.add_argument_group("Training (fields of transformers.TrainingArguments)")
         own = {item.name for section in sections for item in dataclasses.fields(section)}
@@ -163,7 +204,7 @@ def _add_option(group: Any, name: str, hint: Any, help: str) -> None:
     if accepts(hint, bool):
         words |= {"nargs": "?", "const": "true", "metavar": "true|false"}
     elif accepts(hint, list) and not accepts(hint, str):
-        words |= {"nargs": "+"}
+        words |= {"nargs": "+", "action": _Once}
     group.add_argument(f"--{name}", **words)
 
 

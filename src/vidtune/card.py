@@ -22,7 +22,14 @@ READS = {
 }
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _SECRET_KEY = re.compile(r"(^|_)(token|secret|password|api_key)$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
+_SECRET_VALUE = re.compile(
+    r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}"
+    r"|(?<=://)[^/\s@]+(?=@)"  # user and password of a URL
+    r"|(?<=[?&])(?:(?:access_)?token|api_?key|key|sig|signature|X-Amz-\w+)=[^&\s\"']+",
+    re.IGNORECASE,
+)
+_SECRET_VARIABLES = ("TOKEN", "_SECRET", "PASSWORD", "API_KEY", "ACCESS_KEY")
+"""Ends of the names of environment variables that hold secrets, as HF_TOKEN and WANDB_API_KEY do."""
 
 
 def model_card(
@@ -93,7 +100,7 @@ def model_card(
     parts = metrics.values()
     columns = [(key, title) for key, _, title in _METRICS if any(part.get(key) is not None for part in parts)]
     body = [
-        f"# {_inline(name)}",
+        f"# {markdown(name)}",
         _summary(report, base_model, dataset_name, task),
         "## Results",
         _table(
@@ -126,7 +133,7 @@ def model_card(
         _details("Configuration", _fenced(_yaml(config), "yaml")),
         _details("Environment", _table(["what", "value"], [*hardware, *environment["packages"].items()])),
     ]
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(body) + "\n"))
+    return without_secrets(str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(body) + "\n")))
 
 
 def pretraining_card(
@@ -155,14 +162,14 @@ def pretraining_card(
         tags=["masked-autoencoding", "video", "vidtune", model["type"]],
         model_name=name,
     )
-    started = f"from {_inline(base_model if _is_hub_id(base_model) else Path(base_model).name)}" if base_model else ""
+    started = f"from {markdown(base_model if _is_hub_id(base_model) else Path(base_model).name)}" if base_model else ""
     rows = [[split, part["videos"], _count(part["failed"])] for split, part in report["data"].items()]
     scores = {split: _score(part["loss"]) for split, part in report["metrics"].items()}
     hardware = [(key, environment[key]) for key in ("hardware", "platform", "python", "commit")]
     body = [
-        f"# {_inline(name)}",
-        f"A {_inline(model['type'])} pre-trained {started or 'from scratch'} on videos of {_inline(dataset_name)}, of"
-        f" which no label was read, with the vidtune recipe {_inline(report['recipe'])}: it sees"
+        f"# {markdown(name)}",
+        f"A {markdown(model['type'])} pre-trained {started or 'from scratch'} on videos of {markdown(dataset_name)},"
+        f" of which no label was read, with the vidtune recipe {markdown(report['recipe'])}: it sees"
         f" {masking['patches'] - masking['hidden']} of the {masking['patches']} patches of a clip and fills in the"
         f" rest. It has {model['parameters']:,} parameters, its decoder, which fine-tuning leaves out, among them.",
         "## Fine-tuning",
@@ -184,7 +191,7 @@ def pretraining_card(
         _details("Configuration", _fenced(_yaml(report["config"]), "yaml")),
         _details("Environment", _table(["what", "value"], [*hardware, *environment["packages"].items()])),
     ]
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(body) + "\n"))
+    return without_secrets(str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n\n".join(body) + "\n")))
 
 
 def _is_hub_id(name: str | None) -> bool:
@@ -195,16 +202,16 @@ def _is_hub_id(name: str | None) -> bool:
 def _summary(report: Mapping[str, Any], base_model: str | None, dataset: str, task: str) -> str:
     model, origin = report["model"], "trained from scratch"
     if base_model is not None and _is_hub_id(base_model):
-        origin = f"fine-tuned from [{_inline(base_model)}](https://huggingface.co/{base_model})"
+        origin = f"fine-tuned from [{markdown(base_model)}](https://huggingface.co/{base_model})"
     elif base_model is not None:
-        origin = f"fine-tuned from a local checkpoint, {_inline(Path(base_model).name)},"
+        origin = f"fine-tuned from a local checkpoint, {markdown(Path(base_model).name)},"
     text = (
-        f"A {_inline(model['type'])} classifier of {READS[task]} into {len(report['labels'])} labels, {origin} on"
-        f" {_inline(dataset)} with the vidtune recipe {_inline(report['recipe'])}."
+        f"A {markdown(model['type'])} classifier of {READS[task]} into {len(report['labels'])} labels, {origin} on"
+        f" {markdown(dataset)} with the vidtune recipe {markdown(report['recipe'])}."
         f" It has {model['parameters']:,} parameters; {model['trainable_parameters']:,} were trained."
     )
     if base_model is not None and model["newly_initialised"]:
-        text += f" Not in that checkpoint, hence new: {_inline(', '.join(model['newly_initialised']))}."
+        text += f" Not in that checkpoint, hence new: {markdown(', '.join(model['newly_initialised']))}."
     return text
 
 
@@ -258,8 +265,14 @@ print(classify({json.dumps("A title" if reads_texts else "frame.jpg")}))"""
 
 def _input(clip: Mapping[str, Any], text_column: str | None) -> list[str]:
     if text_column:
-        return ["## Texts", f"The column {_inline(text_column)} of the dataset; no video is looked at."]
+        return ["## Texts", f"The column {markdown(text_column)} of the dataset; no video is looked at."]
     return ["## Clips", "How frames are drawn from a video:", _table(["setting", "value"], list(clip.items()))]
+
+
+def markdown(value: object) -> str:
+    """Escape a value for a sentence or a table cell of Markdown: it shows as written and changes nothing around it."""
+    text = html.escape(without_secrets(" ".join(str(value).split())), quote=False)
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
 
 
 def _is_number(value: float | None) -> bool:
@@ -274,15 +287,9 @@ def _count(failed: int | Sequence[object]) -> int:
     return failed if isinstance(failed, int) else len(failed)
 
 
-def _inline(value: object) -> str:
-    """Escape a value for a sentence or a table cell: it shows as written and changes nothing around it."""
-    text = html.escape(without_secrets(" ".join(str(value).split())), quote=False)
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", text)
-
-
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(_inline(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(markdown(cell) for cell in line)} |" for line in lines)
 
 
 def _fenced(text: str, language: str) -> str:
@@ -310,6 +317,9 @@ def _masked(value: Any) -> Any:
 
 
 def without_secrets(text: str) -> str:
-    """Take out tokens and the path of the home folder."""
+    """Take out tokens, those of the environment too whatever they look like, and the path of the home folder."""
+    for name, value in os.environ.items():
+        if name.endswith(_SECRET_VARIABLES) and len(value) >= 8:  # a shorter one would be found in any text
+            text = text.replace(value, "***")
     text, home = _SECRET_VALUE.sub("***", text), os.path.expanduser("~")
     return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text

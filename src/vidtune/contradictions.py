@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import InputError
@@ -46,8 +47,9 @@ OF_PICTURES = ("mixup", "cutmix", "random_erasing", "rand_augment", "num_sample"
 
 
 OF_A_MODEL = (
-    "model_revision split temporal_views spatial_crops sampling fps frame_stride average calibrate shortcuts".split()
-)
+    "model_revision trust_remote_code split temporal_views spatial_crops sampling fps frame_stride average calibrate "
+    "shortcuts"
+).split()
 """Options of an evaluation that scores saved predictions have no use for."""
 
 
@@ -61,8 +63,16 @@ def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> 
     Raises:
         InputError: If two options contradict each other.
     """
+    given = {name: value for section in sections.values() for name, value in vars(section).items()} | {**training}
+    _check_paths(given)
+    if given.get("overwrite") and (resume := given.get("resume_from_checkpoint")):
+        raise InputError(
+            f"overwrite: True would replace the run that resume_from_checkpoint: {resume} goes on with; leave one out"
+        )
+    _check_training(training)
     if source := sections.get("source"):
         _check_source(source)
+        _check_streaming(source, sections)
     if data := sections.get("data"):
         _check_data(data)
     if model := sections.get("model"):
@@ -75,7 +85,7 @@ def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> 
         _check_learning_rate_steps(tuning.learning_rate_steps, training)
         if tuning.tuning == "attentive_probe":
             _check_probes(tuning, training)
-    for name in ("export", "app"):
+    for name in ("export", "app", "convert"):
         if (section := sections.get(name)) and not section.model:
             raise InputError("model: missing; give --model with the folder of a run, or a Hub id")
     if app := sections.get("app"):
@@ -115,6 +125,39 @@ def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> 
             raise InputError(f"{identifier}: missing; push_to_hub needs the repository: --{identifier} user/name")
 
 
+def _check_paths(given: Mapping[str, Any]) -> None:
+    """Check that no output lies in what is read, or would replace it, and that a revision is one of the Hub's."""
+    model = next((name for name in ("model", "model_name_or_path") if given.get(name)), None)
+    if revision := given.get("model_revision"):
+        problem = f"{model}: {given[model]} is no model of the Hub" if model else "there is no model of the Hub"
+        if model is None or Path(given[model]).exists():
+            raise InputError(f"model_revision: {revision}: {problem}; leave it out")
+    if output_dir := given.get("output_dir"):
+        folder = Path(output_dir).resolve()
+        if model and Path(given[model]).is_dir() and Path(given[model]).resolve().is_relative_to(folder):
+            raise InputError(f"output_dir: {output_dir}: holds {model}: {given[model]}; give another folder")
+        dataset = Path(given.get("dataset") or "demo")
+        if dataset.is_dir() and folder.is_relative_to(dataset.resolve()):
+            raise InputError(f"output_dir: {output_dir}: lies in dataset: {dataset}; give a folder outside of it")
+        if dataset.is_dir() and dataset.resolve().is_relative_to(folder):
+            raise InputError(f"output_dir: {output_dir}: holds dataset: {dataset}; give another folder")
+    inputs = [Path(name).expanduser().resolve() for name in given.get("input", [])]
+    if inputs and given["output"] and Path(given["output"]).resolve() in inputs:
+        raise InputError(f"output: {given['output']}: is an input; give another file")
+
+
+def _check_training(training: Mapping[str, Any]) -> None:
+    for pair in (("bf16", "fp16"), ("bf16_full_eval", "fp16_full_eval")):
+        if all(map(training.get, pair)):
+            raise InputError(f"{pair[0]}: True and {pair[1]}: True exclude each other; give one of them")
+    watched, saved = training.get("eval_strategy", "no"), training.get("save_strategy", "steps")
+    if training.get("load_best_model_at_end") and saved != "best" and watched != saved:
+        raise InputError(
+            f"load_best_model_at_end: needs the same eval_strategy and save_strategy, and they are {watched} and "
+            f"{saved}; set both to epoch"
+        )
+
+
 def _check_source(source: "SourceArguments") -> None:
     if source.validation_fraction + source.test_fraction >= 1:
         raise InputError(
@@ -134,6 +177,23 @@ def _check_source(source: "SourceArguments") -> None:
         ) from None
     if source.folds is not None and source.fold is not None and source.fold >= source.folds:
         raise InputError(f"fold: got {source.fold}; folds: {source.folds} are numbered 0 to {source.folds - 1}")
+
+
+def _check_streaming(source: "SourceArguments", sections: Mapping[str, Any]) -> None:
+    data, task = sections.get("data"), sections.get("task")
+    if not source.streaming:
+        if data and data.shuffle_buffer != type(data)().shuffle_buffer:
+            raise InputError(f"shuffle_buffer: {data.shuffle_buffer} goes with streaming; add it, or leave this out")
+        return
+    for name in ("dataset_format", "split_number", "video_root"):
+        if (value := getattr(source, name)) != getattr(type(source)(), name):
+            raise InputError(f"{name}: {value}: streaming reads tar and Parquet shards only; leave one of them out")
+    if source.dataset in ("demo", "demo-success"):
+        raise InputError(f"streaming: dataset: {source.dataset} is drawn on this disk, in files; leave streaming out")
+    if "prepare" in sections:
+        raise InputError("streaming: a prepared dataset is made of files, all on this disk; leave it out")
+    if task and task.text_column:
+        raise InputError(f"streaming: text_column: {task.text_column}: texts need no videos; leave streaming out")
 
 
 def _check_data(data: "DataArguments") -> None:

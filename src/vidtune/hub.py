@@ -2,16 +2,25 @@
 
 import json
 import logging
+import re
 import shlex
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vidtune.card import without_secrets
-from vidtune.errors import InputError, PublishError, first_line
+from vidtune.errors import InputError, PublishError
+from vidtune.models.trust import check_code, check_weights, pickled_weights
 
 logger = logging.getLogger(__name__)
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+FILES_OF_VALUES = re.compile(r"(?!pytorch_model)[^/]+\.(json|txt|model|jinja)")
+FILES_OF_WEIGHTS = re.compile(r"(adapter_)?model(-\d+-of-\d+)?\.safetensors")
+"""Files of a checkpoint that are fetched: at its top, and of its weights no copies in other precisions."""
 
 
 def check_access(repo_id: str, private: bool | None = None, repo_type: str = "model") -> str:
@@ -63,43 +72,108 @@ def check_access(repo_id: str, private: bool | None = None, repo_type: str = "mo
     return full_id
 
 
-def locate(name: str, field: str = "model_name_or_path", revision: str | None = None) -> str:
-    """Find a checkpoint: a folder, the id of one on a Hub that answers, or the folder of the cache that holds it.
+def locate(
+    name: str, field: str = "model_name_or_path", revision: str | None = None, trust_remote_code: bool = False
+) -> str:
+    """Find a checkpoint: the folder that holds its files, of one commit, fetched from the Hub where that is needed.
 
-    transformers tries an unreachable Hub for a minute, and again for each file, even if the cache has them all.
+    What is found can be loaded by itself: its weights are no pickle, and it needs no code but what may be run.
 
     Args:
         name: Folder or Hub id.
         field: What errors call it.
         revision: Branch, tag or commit on the Hub.
-
-    Returns:
-        What transformers can load from.
+        trust_remote_code: Whether code that lies in the checkpoint may be run.
 
     Raises:
-        InputError: If it is none of these.
+        InputError: If there is no such checkpoint, it isn't of the revision asked for, or is not to be trusted.
     """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
     if (Path(name) / "probe.json").is_file():
         raise InputError(
             f"{field}: {name}: is a probe, which predict.py takes, and whose scores report.json of its features has; "
             "give a model"
         )
+    if (Path(name) / "features.json").is_file():
+        raise InputError(
+            f"{field}: {name}: holds the features of videos, no model; give the model that made them, or predict.py a "
+            f"probe of them, such as {Path(name, 'probes', 'svm')}"
+        )
     if Path(name).is_dir():
+        _check_no_revision(name, revision)
+        names = [path.name for path in Path(name).iterdir() if path.is_file()]
+        check_weights(names, name, field)
+        check_code(Path(name), name, field, trust_remote_code)
         return name
+    commit, names, cached = _look_up(name, field, revision)
+    check_weights(names, name, field, revision)
+    values = [file for file in names if FILES_OF_VALUES.fullmatch(file)]
+    folder = cached or _fetch(name, field, commit, values)
+    check_code(folder, name, field, trust_remote_code)
+    if cached is None:
+        wanted = [file for file in names if FILES_OF_WEIGHTS.fullmatch(file)]
+        wanted += [file for file in names if trust_remote_code and file.endswith(".py")]
+        _fetch(name, field, commit, values + wanted)
+    return str(folder)
+
+
+def locate_pickles(name: str, field: str, revision: str | None = None) -> Path:
+    """Find a checkpoint whose weights may be pickles, to be converted; the arguments are those of `locate`."""
+    if Path(name).is_dir():
+        _check_no_revision(name, revision)
+        return Path(name)
+    commit, names, cached = _look_up(name, field, revision)
+    wanted = [file for file in names if FILES_OF_VALUES.fullmatch(file)] + pickled_weights(names)
+    return cached or _fetch(name, field, commit, wanted)
+
+
+def commit_of(name: str, field: str = "model_name_or_path", revision: str | None = None) -> str | None:
+    """Tell which commit of the Hub a checkpoint is at now, to be the `revision` of all that is loaded of it.
+
+    Args:
+        name: Folder or Hub id.
+        field: What errors call it.
+        revision: Branch, tag or commit.
+
+    Returns:
+        The commit; None for a folder, which has none.
+
+    Raises:
+        InputError: If there is no such checkpoint or revision.
+    """
+    if Path(name).exists():
+        _check_no_revision(name, revision)
+        return None
+    return _look_up(name, field, revision)[0]
+
+
+def _check_no_revision(name: str, revision: str | None) -> None:
+    if revision:
+        raise InputError(f"model_revision: {revision}: {name} is here, and not on the Hub; leave it out")
+
+
+def _look_up(name: str, field: str, revision: str | None) -> tuple[str, list[str], Path | None]:
+    """Ask the Hub for the commit of a revision and its files; or the cache, where the Hub can't be reached.
+
+    transformers would try an unreachable Hub for a minute, and again for each file, even if the cache has them all.
+
+    Returns:
+        The commit, the names of its files, and the folder of the cache if that is all there is.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
     if Path(name).exists():
         raise InputError(f"{field}: {name}: is a file; give the folder that holds config.json and the weights")
     cached = None
     try:
         cached = try_to_load_from_cache(name, "config.json", revision=revision)
-        HfApi().model_info(name, revision=revision, timeout=10)
-        return name
+        found = HfApi().model_info(name, revision=revision, timeout=10)
     except HFValidationError:
         raise InputError(f"{field}: {name}: does not exist; give a folder or a Hub id (user/name)") from None
     except RevisionNotFoundError:
-        raise InputError(f"{field}: {name}: has no branch, tag or commit {revision}") from None
+        raise InputError(
+            f"model_revision: {revision}: is no branch, tag or commit of {name}; give another, or leave it out"
+        ) from None
     except RepositoryNotFoundError:
         raise InputError(
             f"{field}: {name}: is no folder here and not on the Hub, or private; check the spelling, "
@@ -107,11 +181,38 @@ def locate(name: str, field: str = "model_name_or_path", revision: str | None = 
         ) from None
     except Exception as error:  # whatever the connection raises
         if isinstance(cached, str):
-            return str(Path(cached).parent)
+            folder = Path(cached).parent
+            return folder.name, sorted(path.name for path in folder.iterdir()), folder
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            raise InputError(
+                f"{field}: {name}: the Hub refuses the token ({_reason(error)}); run `hf auth login`, or set HF_TOKEN "
+                "to one that may read it"
+            ) from None
         raise InputError(
-            f"{field}: {name}: is no folder here, and the Hub can't be reached ({first_line(error)}); "
+            f"{field}: {name}: is no folder here, and the Hub can't be reached ({_reason(error)}); "
             f"offline, copy it here where there is a network (hf download {name} --local-dir DIR), and --{field} DIR"
         ) from None
+    if COMMIT.fullmatch(revision or "") and found.sha != revision:
+        raise InputError(
+            f"model_revision: {revision}: the Hub answers with another commit of {name}, {found.sha}; don't use it, "
+            "or give that commit if it is the one you mean"
+        )
+    return str(found.sha), [file.rfilename for file in found.siblings or []], None
+
+
+def _fetch(name: str, field: str, commit: str, files: Sequence[str]) -> Path:
+    """Fetch files of one commit into the cache, and make sure that it is that commit that was sent."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=list(files)))
+    except Exception as error:  # whatever the client and the connection raise
+        raise InputError(f"{field}: {name}: can't be fetched ({_reason(error)}); try again later") from None
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing or folder.name != commit:  # the client files what is sent under the commit that the server names
+        sent = missing[0] if missing else "files"
+        raise InputError(f"model_revision: {commit}: the Hub sent {sent} of {name} at another commit; don't use it")
+    return folder
 
 
 def publish(
@@ -121,6 +222,7 @@ def publish(
     message: str,
     waits: Sequence[float] = (2, 8, 30),
     repo_type: str = "model",
+    contents: Mapping[str, bytes] | None = None,
 ) -> str:
     """Upload files of a folder in one commit, trying again where a failure may pass.
 
@@ -134,6 +236,7 @@ def publish(
         message: Title of the commit.
         waits: Seconds before each further attempt.
         repo_type: `model`, `dataset` or `space`.
+        contents: What is published of some files in place of what they hold here.
 
     Returns:
         The URL of the commit.
@@ -144,16 +247,16 @@ def publish(
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    folder, pauses = folder.resolve(), iter(waits)
+    folder, pauses, contents = folder.resolve(), iter(waits), contents or {}
     while True:
         try:
-            additions = [CommitOperationAdd(name, folder / name) for name in files]
+            additions = [CommitOperationAdd(name, contents.get(name, folder / name)) for name in files]
             commit = HfApi().create_commit(repo_id, additions, commit_message=message, repo_type=repo_type)
             return str(commit.commit_url)
         except Exception as error:  # whatever failed, the work is done and saved: say where
             pause = next(pauses, None)
             if pause is None or _is_final(error):
-                include = [word for name in files for word in ("--include", name)]
+                include = [word for name in files if name not in contents for word in ("--include", name)]
                 kind = [] if repo_type == "model" else ["--repo-type", repo_type]
                 command = shlex.join(["hf", "upload", repo_id, str(folder), ".", *kind, *include])
                 raise PublishError(
@@ -162,6 +265,42 @@ def publish(
                 ) from error
             logger.warning("Publishing to %s failed (%s), again in %g s", repo_id, _reason(error), pause)
             time.sleep(pause)
+
+
+def publish_run(
+    output_dir: Path,
+    repo_id: str,
+    report: Mapping[str, Any],
+    message: str,
+    of_videos: bool = False,
+    code: bool = False,
+) -> str:
+    """Publish a run that is written to its folder.
+
+    Args:
+        output_dir: The folder.
+        repo_id: The full `user/name`, as `check_access` returned it.
+        report: What report.json says.
+        message: Title of the commit.
+        of_videos: Whether what tells of single videos is published, too: predictions, and the paths of those that
+            failed.
+        code: Whether Python files are, without which the model loads nowhere.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        PublishError: As of `publish`.
+    """
+    from vidtune.evaluation.report import to_json, without_paths
+    from vidtune.training.checkpoints import RUN_FILES
+
+    patterns, contents = {*RUN_FILES, *(["*.py"] if code else [])}, {}
+    if not of_videos:
+        patterns.remove("predictions.parquet")
+        contents["report.json"] = without_secrets(to_json(without_paths(report))).encode()
+    files = sorted({path.relative_to(output_dir).as_posix() for name in patterns for path in output_dir.glob(name)})
+    return publish(output_dir, repo_id, files, message, contents=contents)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import reprlib
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -18,26 +19,34 @@ RANGES: dict[str, Any] = {
     "output_dir": Field(min_length=1),
     "learning_rate": Field(ge=0),
     "num_train_epochs": Field(gt=0),
-    "max_steps": Field(ge=-1),
-    "per_device_train_batch_size": Field(ge=1),
-    "per_device_eval_batch_size": Field(ge=1),
-    "gradient_accumulation_steps": Field(ge=1),
+    "max_steps": Field(ge=-1, lt=2**31),
+    "per_device_train_batch_size": Field(ge=1, lt=2**31),
+    "per_device_eval_batch_size": Field(ge=1, lt=2**31),
+    "gradient_accumulation_steps": Field(ge=1, lt=2**31),
     "weight_decay": Field(ge=0),
     "adam_beta1": Field(ge=0, lt=1),
     "adam_beta2": Field(ge=0, lt=1),
     "warmup_steps": Field(ge=0),
     "max_grad_norm": Field(ge=0),
     "label_smoothing_factor": Field(ge=0, lt=1),
-    "dataloader_num_workers": Field(ge=0),
-    "dataloader_prefetch_factor": Field(ge=1),
+    "dataloader_num_workers": Field(ge=0, lt=2**31),
+    "dataloader_prefetch_factor": Field(ge=1, lt=2**31),
     "logging_steps": Field(gt=0),
     "save_steps": Field(gt=0),
     "eval_steps": Field(gt=0),
-    "eval_accumulation_steps": Field(ge=1),
-    "save_total_limit": Field(ge=1),
+    "eval_accumulation_steps": Field(ge=1, lt=2**31),
+    "save_total_limit": Field(ge=1, lt=2**31),
+    "log_level": Field(pattern="^(passive|detail|debug|info|warning|error|critical)$"),
+    "log_level_replica": Field(pattern="^(passive|detail|debug|info|warning|error|critical)$"),
     "seed": Field(ge=0, lt=2**32),
     "data_seed": Field(ge=0, lt=2**32),
 }
+
+
+shown = reprlib.Repr()
+"""Writes a value of any size in one line that can be read."""
+shown.maxstring = shown.maxother = shown.maxlong = 100
+shown.maxlist = shown.maxdict = 10
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -46,6 +55,8 @@ def read_yaml(path: str) -> dict[str, Any]:
     Raises:
         InputError: If the file can't be read, is no YAML, or is no mapping.
     """
+    if not path:
+        raise InputError("config: got ''; give a YAML file such as recipes/configs/demo.yaml")
     try:
         values = _load_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -72,6 +83,9 @@ def check_value(name: str, value: Any, hint: Any, source: str | None = None) -> 
     if value is False and "no" in _choices(hint):
         value = "no"  # what YAML makes of `eval_strategy: no`
     prefix = f"{source}: {name}" if source else name
+    texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    if any(text.isspace() or "\0" in text for text in texts):
+        raise InputError(f"{prefix}: got {shown.repr(value)}; give a name without NUL, not blank")
     if isinstance(value, bool) and not accepts(hint, bool):
         raise InputError(f"{prefix}: got {value!r}; give {_describe(hint)}")
     try:
@@ -83,7 +97,7 @@ def check_value(name: str, value: Any, hint: Any, source: str | None = None) -> 
         message = (words or errors)[0]["msg"]
         if isinstance(value, int | float | date) and accepts(hint, str):
             message += "; write it in quotes"
-        raise InputError(f"{prefix}: got {value!r}; {message[0].lower()}{message[1:]}") from None
+        raise InputError(f"{prefix}: got {shown.repr(value)}; {message[0].lower()}{message[1:]}") from None
 
 
 @cache
@@ -113,7 +127,7 @@ def training_fields() -> dict[str, Any]:
                 # `IntervalStrategy | str` means one of the strings of IntervalStrategy.
                 annotation = annotation.replace(" | str", "")
             name = node.target.id
-            hint = eval(annotation, {}, _Names(names))
+            hint = eval(annotation, {}, _Names(names))  # nosec B307 # of transformers' own source, which is imported, too
             fields[name] = Annotated[hint, RANGES[name]] if name in RANGES else hint
     return fields
 
@@ -173,10 +187,18 @@ def parse_word(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that also reads `5e-5` as a number, and refuses a key that is given twice.
+    """YAML that also reads `5e-5` as a number, and refuses a key that is given twice, and an alias of a collection.
 
-    `12e4567` stays text, as YAML has it: a commit may be called so.
+    `12e4567` stays text, as YAML has it: a commit may be called so. Aliases may hold themselves, or grow to any size.
     """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            if isinstance(self.anchors.get(event.anchor), yaml.CollectionNode):
+                problem = f"*{event.anchor} stands for a list or a mapping"
+                raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
@@ -194,6 +216,6 @@ _Loader.add_implicit_resolver(
 
 def _load_yaml(text: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)  # nosec B506 # a SafeLoader
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a date in month 13
         raise yaml.YAMLError(str(error)) from None

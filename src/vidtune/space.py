@@ -17,6 +17,7 @@ def write_space(
     model: str,
     revision: str | None = None,
     *,
+    trust_remote_code: bool = False,
     window_seconds: float = 2.0,
     stride_seconds: float = 1.0,
     max_upload_mb: int = 100,
@@ -29,7 +30,8 @@ def write_space(
         folder: An empty folder.
         model: Hub id of the model, which the Space loads when it starts.
         revision: Branch, tag or commit of it.
-        window_seconds: As of `vidtune.app.launch`, likewise the following.
+        trust_remote_code: As of `vidtune.app.launch`, likewise the following.
+        window_seconds: Length of a window of the timeline.
         stride_seconds: From one window's start to the next one's.
         max_upload_mb: Largest file that is taken, megabytes.
 
@@ -39,10 +41,11 @@ def write_space(
     package = Path(vidtune.__file__).parent
     shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     options = f"revision={revision!r}, window_seconds={window_seconds!r}, stride_seconds={stride_seconds!r}"
+    trust = f"trust_remote_code={trust_remote_code!r}"
     write_text(
         folder / "app.py",
         f'"""A page to try {model}."""\n\nfrom vidtune.app import launch\n\n'
-        f"launch({model!r}, {options}, max_upload_mb={max_upload_mb!r})\n",
+        f"launch({model!r}, {options}, max_upload_mb={max_upload_mb!r}, {trust})\n",
     )
     write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in pinned_requirements()))
     write_text(folder / "README.md", space_card(model))

@@ -53,7 +53,7 @@ def list_videos(folder: Path) -> tuple[list[str], list[str]]:
 def is_video(path: str | Path) -> bool:
     """Whether a file is a video, told by its ending, or else by opening it."""
     by_ending = is_video_ending(os.path.splitext(path)[1].lower())
-    return (os.path.isfile(path) and shows_frames(path)) if by_ending is None else by_ending
+    return (os.path.isfile(path) and _shows_frames(path)) if by_ending is None else by_ending
 
 
 @lru_cache
@@ -124,7 +124,7 @@ def file_id(video: str, folder: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def shows_frames(path: str | Path) -> bool:
+def _shows_frames(path: str | Path) -> bool:
     """Whether FFmpeg finds a video stream in a file, no still picture and no cover, and decodes its first frame."""
     import av
 

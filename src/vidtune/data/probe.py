@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import av
 
-from vidtune.data.containers import LISTS, is_whole
+from vidtune.data.containers import is_whole
 from vidtune.data.content import Content, Problems, Span
 
 Facts = dict[str, Any]
@@ -82,9 +82,6 @@ def _read(source: str | bytes, facts: Facts) -> bool | None:
             facts["size_bytes"], facts["sha256"] = _digest(file)
             if not facts["size_bytes"]:
                 raise UnreadableError("empty", "it has no bytes")
-            file.seek(0)
-            if file.read(12).startswith(LISTS):
-                raise UnreadableError("not_a_video", "it is a list of other files")
             return is_whole(file, facts["size_bytes"])
     except FileNotFoundError:
         raise UnreadableError("missing", "there is no such file") from None

@@ -113,6 +113,7 @@ def load_predictor(
     sampling: str | None = None,
     fps: float | None = None,
     frame_stride: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Classifier:
     """Load a model to predict with.
 
@@ -124,6 +125,7 @@ def load_predictor(
         sampling: As of `clip_settings`, for a model that doesn't say itself.
         fps: Likewise.
         frame_stride: Likewise.
+        trust_remote_code: Whether code that comes with the model may be run: of a checkpoint, or of a `.pt2` file.
 
     Raises:
         InputError: If there is no such model, it has no processor, has not been fine-tuned, or is not for videos.
@@ -131,14 +133,22 @@ def load_predictor(
     if (Path(name) / PROBE_RECORD).is_file():
         from vidtune.evaluation.saved_probe import load_probe  # which needs a Classifier
 
-        return load_probe(name, device=device, sampling=sampling, fps=fps, frame_stride=frame_stride)
+        return load_probe(
+            name,
+            device=device,
+            sampling=sampling,
+            fps=fps,
+            frame_stride=frame_stride,
+            trust_remote_code=trust_remote_code,
+        )
     if file := exported_file(name):
-        model = load_exported(file)
+        model = load_exported(file, trust_remote_code)
         # Of a copy: it forgets the temperature
         clip = ClipFormat(**clip_settings(deepcopy(model.config), sampling, fps, frame_stride))
-        normal = normalisation(saved_processors(str(file.parent), field="model")[0])
+        processors = saved_processors(str(file.parent), field="model", trust_remote_code=trust_remote_code)
+        normal = normalisation(processors[0])
         return Classifier(model, model.config, clip, *normal, torch.device("cpu"), file_digest(file))
-    network, settings, mean, std = load_trained(name, revision, sampling, fps, frame_stride)
+    network, settings, mean, std = load_trained(name, revision, sampling, fps, frame_stride, trust_remote_code)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     fingerprint = weights_digest(network)
     network.to(chosen).eval()

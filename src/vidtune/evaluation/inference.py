@@ -14,6 +14,7 @@ from vidtune.data.decoding import open_video
 from vidtune.errors import InputError, VideoError
 from vidtune.evaluation.classifier import Classifier
 from vidtune.evaluation.timeline import Span, window_views, windows
+from vidtune.printing import printable
 
 Key = TypeVar("Key")
 
@@ -80,7 +81,7 @@ class VideoParts(IterableDataset[tuple[Part, torch.Tensor]]):
             except VideoError as error:
                 size = self.clip.image_size
                 nothing = torch.empty((0, self.clip.num_frames, 3, size, size), dtype=torch.uint8)
-                yield Part(row, (0.0, 0.0), True, str(error).removeprefix(f"{path}: ")), nothing
+                yield Part(row, (0.0, 0.0), True, str(error).removeprefix(f"{printable(path)}: ")), nothing
 
     def _parts(self, row: int, path: Path) -> Iterator[tuple[Part, torch.Tensor]]:
         with open_video(path, self.decoder) as video:

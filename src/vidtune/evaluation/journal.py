@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from vidtune.data.cells import to_cell
 from vidtune.errors import InputError
+from vidtune.training.checkpoints import check_writable
 
 OUTPUT_ENDINGS = (".csv", ".jsonl", ".parquet")
 
@@ -120,12 +122,14 @@ def check_output(output: Path, beside: Path, overwrite: bool) -> None:
     """Check what can be told of an output, and of a table beside it, before a model is loaded.
 
     Raises:
-        InputError: If its ending is not one of OUTPUT_ENDINGS, or one of them is there and it has no journal.
+        InputError: If its ending is not one of OUTPUT_ENDINGS, its folder can't be written, or one of them is there
+            and it has no journal.
     """
     if output.suffix.lower() not in OUTPUT_ENDINGS:
         raise InputError(f"output: {output}: give a name that ends in {', '.join(OUTPUT_ENDINGS)}")
     if output.is_dir():
         raise InputError(f"output: {output}: is a folder; give a file")
+    check_writable(output.parent, "output")
     there = [path for path in (output, beside) if path.exists()]
     if there and not overwrite and not journal_of(output).exists():
         raise InputError(f"output: {there[0]}: is there, and not to be added to; give another file, or --overwrite")
@@ -158,12 +162,8 @@ def _write_csv(path: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> 
 
 
 def _cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula.
-
-    Source: OWASP, CSV injection: what begins with one of these signs is preceded by a single quote.
-    """
     text = "|".join(value) if isinstance(value, list) else value
-    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return to_cell(text) if isinstance(text, str) else text
 
 
 def _write_jsonl(path: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> None:

@@ -72,7 +72,8 @@ def report_page(report: Mapping[str, Any], predictions: pa.Table | None, thumbna
     split = scored_split(plain)
     scores = plain["metrics"].get(split) or {}
     folder = Path(__file__).parent
-    script = (folder / "page.js").read_text(encoding="utf-8")
+    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
+    script, style = Markup(script), Markup(style)  # nosec B704 # our own files
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
@@ -100,8 +101,8 @@ def report_page(report: Mapping[str, Any], predictions: pa.Table | None, thumbna
         folder="" if predictions is None else without_secrets(common_folder(predictions)),
         failed=[(name, video) for name, part in plain["data"].items() for video in part["failed"]],
         most_failed=MOST_FAILED,
-        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
+        style=style,
+        script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a file name may hold what is no character

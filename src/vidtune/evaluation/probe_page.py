@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from vidtune.evaluation.pictures import to_png
 from vidtune.evaluation.probing import Samples
+from vidtune.printing import printable
 
 MOST_NAMED = 20
 """Labels that a legend has room for, and that can be told apart by colour."""
@@ -116,5 +117,5 @@ def print_probes(report: Mapping[str, Any]) -> None:
     for column in heading:
         table.add_column(column, justify="left" if column in ("probe", "chosen") else "right")
     for row in rows:
-        table.add_row(*map(plain, row))
+        table.add_row(*(plain(printable(cell)) for cell in row))
     Console(highlight=False, soft_wrap=True).print(table)

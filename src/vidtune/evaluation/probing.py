@@ -123,7 +123,7 @@ def fit_probe(
     if folds:
         samples, parts = train, group_folds(train, folds, seed)
     else:
-        assert validation is not None
+        assert validation is not None  # nosec B101 # for the type checker
         samples = Samples(
             np.concatenate([train.features, validation.features]),
             np.concatenate([train.labels, validation.labels]),

@@ -48,6 +48,7 @@ def load_probe(
     sampling: str | None = None,
     fps: float | None = None,
     frame_stride: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Classifier:
     """Load a probe with the backbone whose features it reads.
 
@@ -57,6 +58,7 @@ def load_probe(
         sampling: Refused if it differs from what the probe was fitted with.
         fps: Likewise.
         frame_stride: Likewise.
+        trust_remote_code: Whether code that lies in the backbone's checkpoint may be run.
 
     Raises:
         InputError: If a file is missing or something else, holds types that are not trusted, or the backbone is not
@@ -68,7 +70,12 @@ def load_probe(
     clip = record["clip"]
     views = {key: clip.get(key) for key in ("sampling", "fps", "frame_stride")}
     network, settings, mean, std = load_features(
-        record["model"], record["revision"], record["pooling"], record["layer"], **views
+        record["model"],
+        record["revision"],
+        record["pooling"],
+        record["layer"],
+        **views,
+        trust_remote_code=trust_remote_code,
     )
     fingerprint = weights_digest(network.model)
     if fingerprint != record["fingerprint"] or settings != clip:

@@ -63,7 +63,9 @@ class AttentiveProbeForVideoClassification(PreTrainedModel):  # type: ignore[mis
                 f"clips of its backbone, {frames} frames of {size} px; leave them out"
             )
         super().__init__(config)
-        network = network or AutoModelForVideoClassification.from_config(config.network_config)
+        network = network or AutoModelForVideoClassification.from_config(
+            config.network_config, trust_remote_code=False
+        )
         self.backbone = getattr(network, network.base_model_prefix)
         self.main_input_name = network.main_input_name
         self.options = {"skip_predictor": True} if network.base_model_prefix == "vjepa2" else {}

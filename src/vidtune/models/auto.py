@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from vidtune.errors import InputError, first_line
 from vidtune.hub import locate
 from vidtune.models.processors import saved_processors
+from vidtune.models.trust import untrusted
 
 
 class Classes(NamedTuple):
@@ -52,7 +53,9 @@ SPECIFIC = {
 """By task and family of models: the classes that the Auto classes of that task pick."""
 
 
-def load_processor(task: str, name: str, revision: str | None = None, field: str = "model") -> Any:
+def load_processor(
+    task: str, name: str, revision: str | None = None, field: str = "model", trust_remote_code: bool = False
+) -> Any:
     """Load what turns frames, a picture or a text into tensors.
 
     A processor that still has its name of transformers 4 (`VideoMAEFeatureExtractor`) is read as its successor.
@@ -62,21 +65,24 @@ def load_processor(task: str, name: str, revision: str | None = None, field: str
         name: Folder or Hub id of a checkpoint.
         revision: Branch, tag or commit on the Hub.
         field: What errors call the checkpoint's option.
+        trust_remote_code: Whether code that lies in the checkpoint may be run.
 
     Raises:
         InputError: If the checkpoint is not for the task, or has no processor or no words in its tokenizer.
     """
-    source = _find(task, name, revision, field)
+    source = _find(task, name, revision, field, trust_remote_code)
     if task != "text-classification":
-        return saved_processors(source, revision, field)[-1]
-    tokenizer = load_with(field, AutoTokenizer.from_pretrained, source, revision=revision)
+        return saved_processors(source, None, field, trust_remote_code)[-1]
+    tokenizer = load_with(field, AutoTokenizer.from_pretrained, source, trust_remote_code=trust_remote_code)
     # Without its files, transformers 5 makes one that knows nothing but special tokens, and says so nowhere.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"{field}: {name}: has no tokenizer; put its tokenizer.json or vocab.txt beside the weights")
     return tokenizer
 
 
-def load_backbone(task: str, name: str, revision: str | None = None, field: str = "model") -> PreTrainedModel:
+def load_backbone(
+    task: str, name: str, revision: str | None = None, field: str = "model", trust_remote_code: bool = False
+) -> PreTrainedModel:
     """Load what turns tensors into features: `last_hidden_state`, shape `(B, tokens, hidden size)`.
 
     A pooler that the checkpoint has no weights for is left out: its features would be random.
@@ -86,12 +92,13 @@ def load_backbone(task: str, name: str, revision: str | None = None, field: str 
         name: Likewise.
         revision: Likewise.
         field: Likewise.
+        trust_remote_code: Likewise.
 
     Raises:
         InputError: If the checkpoint is not for the task, or lacks weights.
     """
-    source = _find(task, name, revision, field)
-    model, missing = _load_model(field, AutoModel, source, revision=revision)
+    source = _find(task, name, revision, field, trust_remote_code)
+    model, missing = _load_model(field, AutoModel, source, trust_remote_code=trust_remote_code)
     if missing and all(key.startswith("pooler.") for key in missing):
         model.pooler, missing = None, set()
     if missing:
@@ -100,7 +107,12 @@ def load_backbone(task: str, name: str, revision: str | None = None, field: str 
 
 
 def load_classifier(
-    task: str, name: str, labels: Sequence[str] = (), revision: str | None = None, field: str = "model"
+    task: str,
+    name: str,
+    labels: Sequence[str] = (),
+    revision: str | None = None,
+    field: str = "model",
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load a backbone with the head of a task: its `logits` have the shape `(B, labels)`.
 
@@ -111,19 +123,20 @@ def load_classifier(
             Empty: the checkpoint's own head.
         revision: As of `load_processor`.
         field: Likewise.
+        trust_remote_code: Likewise.
 
     Raises:
         InputError: If the checkpoint is not for the task, or lacks weights, of the head too where `labels` is empty.
     """
-    source = _find(task, name, revision, field)
-    head: dict[str, Any] = {}
+    source = _find(task, name, revision, field, trust_remote_code)
+    head: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if labels:
-        head = {
+        head |= {
             "id2label": dict(enumerate(labels)),
             "label2id": {label: index for index, label in enumerate(labels)},
             "ignore_mismatched_sizes": True,
         }
-    model, missing = _load_model(field, getattr(transformers, AUTO[task].task), source, revision=revision, **head)
+    model, missing = _load_model(field, getattr(transformers, AUTO[task].task), source, **head)
     prefix = f"{model.base_model_prefix}."
     needed = {key for key in missing if not labels or (key.startswith(prefix) and ".pooler." not in key)}
     if needed:
@@ -139,16 +152,23 @@ def load_with(field: str, loader: Callable[..., Any], *args: Any, **kwargs: Any)
     except Exception as error:  # whatever transformers and safetensors raise
         first = args[0]
         name = first if isinstance(first, str) else getattr(first, "architecture", None) or first.model_type
-        raise InputError(f"{field}: {name}: can't be loaded: {first_line(error)}") from None
+        if "trust_remote_code=True" in str(error):
+            raise untrusted(name, field, "for this task, as its config.json says") from None
+        reason = first_line(error).rstrip(".")
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other shapes than its config.json says"
+        remedy = "mend it" if field == "config_overrides" else "give a whole checkpoint, or copy this one anew"
+        raise InputError(f"{field}: {name}: can't be loaded: {reason}; {remedy}") from None
 
 
-def _find(task: str, name: str, revision: str | None, field: str) -> str:
+def _find(task: str, name: str, revision: str | None, field: str, trust_remote_code: bool) -> str:
     """Find a checkpoint, and check that its configuration is of a model for the task."""
     if task not in AUTO:
         raise InputError(f"task: {task}: choose one of {', '.join(AUTO)}")
-    source = locate(name, field, revision)
-    config = load_with(field, AutoConfig.from_pretrained, source, revision=revision)
-    fitting = [each for each, classes in AUTO.items() if type(config) in _models(classes.task)]
+    source = locate(name, field, revision, trust_remote_code)
+    config = load_with(field, AutoConfig.from_pretrained, source, trust_remote_code=trust_remote_code)
+    own = getattr(config, "auto_map", None) or {}
+    fitting = [each for each, classes in AUTO.items() if type(config) in _models(classes.task) or classes.task in own]
     if task not in fitting:
         good = f", which is for {' and '.join(fitting)}" if fitting else ""
         raise InputError(f"{field}: {name}: is a {config.model_type} model{good}; choose one for {task}")
@@ -163,6 +183,12 @@ def _models(auto: str) -> Any:
 def _load_model(field: str, auto: Any, source: str, **options: Any) -> tuple[PreTrainedModel, set[str]]:
     """Load weights as float32: the model, and the names of those that the checkpoint lacks."""
     model, info = load_with(
-        field, auto.from_pretrained, source, dtype=torch.float32, output_loading_info=True, **options
+        field,
+        auto.from_pretrained,
+        source,
+        dtype=torch.float32,
+        output_loading_info=True,
+        use_safetensors=True,
+        **options,
     )
     return model.eval(), set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from vidtune.errors import InputError, first_line
 from vidtune.models.positions import clip_shape
+from vidtune.models.trust import check_code
 
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
 """The file of each format, by which a folder is known to hold an exported model."""
@@ -112,25 +113,36 @@ def exported_file(name: str) -> Path | None:
     return path if path.suffix in {Path(file).suffix for file in FILES.values()} and path.is_file() else None
 
 
-def load_exported(path: Path) -> ExportedModel:
+def load_exported(path: Path, trust_remote_code: bool = False) -> ExportedModel:
     """Load an exported model to compute on the CPU.
-
-    Loading a `.pt2` can run code that its author put there, as any file of pickles can; an ONNX file can't.
 
     Args:
         path: As of `exported_file`; config.json stands beside it.
+        trust_remote_code: Whether a `.pt2` may be loaded, which can run code that its author put there, as any file of
+            pickles can. An ONNX file can't.
 
     Raises:
-        InputError: If it can't be read, takes no clips, its configuration is missing, or onnxruntime is.
+        InputError: If it can't be read, takes no clips, its configuration is missing, onnxruntime is, or it is not to
+            be trusted.
     """
     load = load_onnx if path.suffix == ".onnx" else load_torch
+    if load is load_torch and not trust_remote_code:
+        raise InputError(
+            f"model: {path}: PyTorch reads it with pickle, which can run code of whoever made it; if you trust them "
+            "add --trust_remote_code, or export the model as onnx"
+        )
+    if not (path.parent / "config.json").is_file():
+        raise InputError(f"model: {path}: has no config.json beside it; keep the files that export.py wrote together")
+    check_code(path.parent, str(path), "model", trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(path.parent)
+        config = AutoConfig.from_pretrained(  # nosec B615 # of a folder
+            path.parent, trust_remote_code=trust_remote_code
+        )
         return ExportedModel(load(path), config)
     except InputError:
         raise
     except Exception as error:  # whatever transformers, onnxruntime and torch raise
-        raise InputError(f"model: {path}: can't be loaded: {first_line(error)}") from None
+        raise InputError(f"model: {path}: can't be loaded: {first_line(error)}; export it again") from None
 
 
 def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:

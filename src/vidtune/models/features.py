@@ -10,15 +10,14 @@ from transformers import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
-    AutoConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
 
 from vidtune.errors import InputError
 from vidtune.hub import locate
-from vidtune.models.auto import load_backbone, load_with
-from vidtune.models.loading import clip_settings, load_trained, read_config
+from vidtune.models.auto import load_backbone
+from vidtune.models.loading import clip_settings, load_trained, read_config, read_saved
 from vidtune.models.processors import load_processors, normalisation
 
 CLASS_TOKENS = ("cls_token", "class_embedding")
@@ -83,6 +82,7 @@ def load_features(
     sampling: str | None = None,
     fps: float | None = None,
     frame_stride: int | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[FeatureExtractor, dict[str, Any], Sequence[float], Sequence[float]]:
     """Load the backbone of any model that reads clips or pictures.
 
@@ -94,6 +94,7 @@ def load_features(
         sampling: As of `clip_settings`, for a model that doesn't say itself.
         fps: Likewise.
         frame_stride: Likewise.
+        trust_remote_code: Whether code that lies in the checkpoint, or in the base of an adapter, may be run.
 
     Returns:
         What gives features, in evaluation mode; the settings of its clips (as `clip_settings`); and the mean and the
@@ -104,20 +105,20 @@ def load_features(
     """
     from vidtune.models.tuning import adapter_base
 
-    source = locate(name, "model", revision)
-    config = load_with("model", AutoConfig.from_pretrained, source, revision=revision)
+    source = locate(name, "model", revision, trust_remote_code)
+    config = read_saved("model", source, trust_remote_code)
     is_of_images = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
     is_known = is_of_images or type(config) in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING
     views = (sampling, fps, frame_stride)
     mean: Sequence[float]
     std: Sequence[float]
-    if is_known and type(config) in MODEL_MAPPING and adapter_base(source, revision) is None:
-        model = load_backbone("image-classification" if is_of_images else "video-classification", source, revision)
-        config = _config_of_clips(source, list(config.id2label.values()), revision)
+    if is_known and type(config) in MODEL_MAPPING and adapter_base(source) is None:
+        model = load_backbone("image-classification" if is_of_images else "video-classification", source)
+        config = _config_of_clips(source, list(config.id2label.values()))
         settings = clip_settings(config, *views)
-        mean, std = normalisation(load_processors(source, config, revision, "model")[0])
+        mean, std = normalisation(load_processors(source, config, field="model")[0])
     else:  # one of ours, or an adapter and its base
-        trained, settings, mean, std = load_trained(source, revision, *views)
+        trained, settings, mean, std = load_trained(source, None, *views, trust_remote_code)
         outer = getattr(trained, "image_model", trained)
         inner = getattr(outer, outer.base_model_prefix, None)
         model = inner if isinstance(inner, PreTrainedModel) else trained
@@ -126,9 +127,9 @@ def load_features(
     return extractor, settings, mean, std
 
 
-def _config_of_clips(source: str, labels: list[str], revision: str | None) -> PretrainedConfig:
+def _config_of_clips(source: str, labels: list[str]) -> PretrainedConfig:
     try:
-        return read_config(source, None, {}, labels, revision=revision)
+        return read_config(source, None, {}, labels)
     except InputError as error:  # which calls the option as fine-tuning does
         raise InputError(str(error).replace("model_name_or_path:", "model:", 1)) from None
 

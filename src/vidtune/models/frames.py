@@ -30,7 +30,9 @@ class FrameClassifierForVideoClassification(PreTrainedModel):  # type: ignore[mi
     def __init__(self, config: FrameClassifierConfig, image_model: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         config.image_config.num_labels = config.num_labels
-        self.image_model = image_model or AutoModelForImageClassification.from_config(config.image_config)
+        self.image_model = image_model or AutoModelForImageClassification.from_config(
+            config.image_config, trust_remote_code=False
+        )
         config._attn_implementation = self.image_model.config._attn_implementation
         self.supports_gradient_checkpointing = self.image_model.supports_gradient_checkpointing
         takes = inspect.signature(self.image_model.forward).parameters

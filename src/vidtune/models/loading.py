@@ -30,6 +30,7 @@ from vidtune.models.frames import FrameClassifierForVideoClassification, model_o
 from vidtune.models.positions import clip_shape, with_clips
 from vidtune.models.processors import load_processors, normalisation, processor_size, saved_processors
 from vidtune.models.shape import frames_key, patch_shape, side_length, size_key
+from vidtune.models.trust import check_code
 from vidtune.models.weights import import_weights
 
 # It would list every weight of a decoder that no classifier has; what is missing is checked and named here.
@@ -53,6 +54,7 @@ def read_config(
     num_frames: int | None = None,
     image_size: int | None = None,
     revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> PretrainedConfig:
     """Read the configuration of a checkpoint, or make one to train from scratch, and set the labels.
 
@@ -66,15 +68,16 @@ def read_config(
         num_frames: Frames of a clip; None: as the configuration says.
         image_size: Height and width of a clip, likewise.
         revision: Branch, tag or commit of a checkpoint on the Hub.
+        trust_remote_code: Whether code that lies in the checkpoint, or beside the configuration, may be run.
 
     Raises:
         InputError: If there is no such checkpoint or type, or frames and size don't fit the model.
     """
-    config = starting_config(model_name_or_path, config_name, config_overrides, revision)
+    config = starting_config(model_name_or_path, config_name, config_overrides, revision, trust_remote_code)
     if model_name_or_path:
         if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
             # Many models of images read other sizes than they were built for; their processors tell.
-            processor = saved_processors(model_name_or_path, revision)[-1]
+            processor = saved_processors(model_name_or_path, revision, trust_remote_code=trust_remote_code)[-1]
             config = FrameClassifierConfig(image_config=config, image_size=processor_size(processor))
     elif type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         if image_size is not None and hasattr(config, "image_size"):
@@ -93,16 +96,17 @@ def starting_config(
     config_name: str | None,
     config_overrides: Mapping[str, Any],
     revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> PretrainedConfig:
     """Read the configuration of a checkpoint, or make one to train from scratch, and change fields of it.
 
     The arguments are those of `read_config`.
     """
     if model_name_or_path:
-        source = locate(model_name_or_path, revision=revision)
-        config = load_with("model_name_or_path", AutoConfig.from_pretrained, source, revision=revision)
+        source = locate(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+        config = read_saved("model_name_or_path", source, trust_remote_code)
     else:
-        config = _new_config(str(config_name))
+        config = _new_config(str(config_name), trust_remote_code)
     _override(config, config_overrides)
     return config
 
@@ -172,6 +176,7 @@ def load_model(
     model_name_or_path: str | None,
     revision: str | None = None,
     weights: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load a checkpoint with a head for the labels of `config`, or build the model from scratch.
 
@@ -182,6 +187,7 @@ def load_model(
         model_name_or_path: Checkpoint, Hub id or folder; None for a new model.
         revision: Branch, tag or commit of a checkpoint on the Hub.
         weights: File of pytorchvideo's or torchvision's own weights, for a new model of theirs.
+        trust_remote_code: Whether code that lies in the checkpoint, or beside the configuration, may be run.
 
     Returns:
         The model, and the names of the parameters that start from random numbers.
@@ -193,18 +199,19 @@ def load_model(
     if weights and (model_name_or_path or not isinstance(config, ZooConfig)):
         raise InputError(f"weights: {weights}: goes with config_name: one of {', '.join(ARCHITECTURES)}")
     if model_name_or_path is None:
-        model = load_with("config_overrides", _auto_class(config).from_config, config, dtype=torch.float32)
+        options = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+        model = load_with("config_overrides", _auto_class(config).from_config, config, **options)
         fresh = import_weights(model, weights) if weights else [name for name, _ in model.named_parameters()]
         return model, sorted(fresh)
-    source = locate(model_name_or_path, revision=revision)
+    source = locate(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
     from vidtune.models.tuning import adapter_base
 
-    if base := adapter_base(source, revision):
+    if base := adapter_base(source):
         raise InputError(
             f"model_name_or_path: {model_name_or_path}: is an adapter of {base[0]}, no whole model; give that one, "
             "or a run with merge_lora"
         )
-    own = load_with("model_name_or_path", AutoConfig.from_pretrained, source, revision=revision)
+    own = read_saved("model_name_or_path", source, trust_remote_code)
     is_of_images = isinstance(config, FrameClassifierConfig) and own.model_type != config.model_type
     changed = _changed_fields(config.image_config if is_of_images else config, own)
     auto = AutoModelForImageClassification if is_of_images else _auto_class(config)
@@ -212,7 +219,8 @@ def load_model(
         "model_name_or_path",
         auto.from_pretrained,
         source,
-        revision=revision,
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
         id2label=config.id2label,
         label2id=config.label2id,
         dtype=torch.float32,
@@ -245,8 +253,8 @@ def load_model(
             f"config_overrides: {', '.join(changed)}: {len(unused)} weights of the checkpoint would be left out, "
             f"{unused[0]} first; leave it out"
         )
-    new |= _renew_foreign_head(model, source, revision)
-    if not _reads_texts(config) and clip_shape(config) != clip_shape(model.config):
+    new |= _renew_foreign_head(model, own)
+    if not classifies_texts(config) and clip_shape(config) != clip_shape(model.config):
         model = with_clips(model, *clip_shape(config))
     return model, sorted(new)
 
@@ -257,6 +265,7 @@ def load_trained(
     sampling: str | None = None,
     fps: float | None = None,
     frame_stride: int | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, dict[str, Any], Sequence[float], Sequence[float]]:
     """Load a trained model and what its input is.
 
@@ -266,6 +275,7 @@ def load_trained(
         sampling: As of `clip_settings`, for a model that doesn't say itself.
         fps: Likewise.
         frame_stride: Likewise.
+        trust_remote_code: Whether code that lies in the checkpoint, or in the base of an adapter, may be run.
 
     Returns:
         The model (one of images reads clips of one frame), the settings of its clips (as `clip_settings`), and the
@@ -276,48 +286,69 @@ def load_trained(
     """
     from vidtune.models.tuning import adapter_base, with_adapter
 
-    source = locate(name, "model", revision)
-    config = load_with("model", AutoConfig.from_pretrained, source, revision=revision)
+    source = locate(name, "model", revision, trust_remote_code)
+    config = read_saved("model", source, trust_remote_code)
     is_of_images = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-    if not is_of_images and type(config) not in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING:
+    if not is_of_images and not classifies_videos(config):
         raise InputError(f"model: {name}: a {_kind(config)} model reads no videos; give a fine-tuned one that does")
-    if base := adapter_base(source, revision):
-        model = with_adapter(load_model(config, *base)[0], source, revision)
+    if sorted(config.id2label) != [*range(len(config.id2label))]:
+        raise InputError(f"model: {name}: config.json: id2label: {config.id2label}; number the labels from 0 on")
+    if base := adapter_base(source):
+        locate(base[0], f"model: {name}: its base model", base[1], trust_remote_code)
+        model = with_adapter(load_model(config, *base, trust_remote_code=trust_remote_code)[0], source)
     else:
         auto = AutoModelForImageClassification if is_of_images else AutoModelForVideoClassification
-        options = {"revision": revision, "dtype": torch.float32, "output_loading_info": True}
-        model, info = load_with("model", auto.from_pretrained, source, **options)
+        options = {"dtype": torch.float32, "output_loading_info": True, "use_safetensors": True}
+        model, info = load_with("model", auto.from_pretrained, source, **options, trust_remote_code=trust_remote_code)
         if info["missing_keys"]:
             raise InputError(f"model: {name}: has no weights for {min(info['missing_keys'])}; give a fine-tuned model")
     if is_of_images:
-        size = processor_size(saved_processors(source, revision, "model")[-1])
+        size = processor_size(saved_processors(source, field="model", trust_remote_code=trust_remote_code)[-1])
         model = model_of_one_frame(model, size)
-    processors = load_processors(source, model.config, revision, "model")
+    processors = load_processors(source, model.config, field="model", trust_remote_code=trust_remote_code)
     record = getattr(model.config, CLIP_RECORD, {})
     settings = clip_settings(model.config, sampling, fps, frame_stride)
     setattr(model.config, CLIP_RECORD, record | getattr(model.config, CLIP_RECORD))  # it may hold the temperature, too
     return model, settings, *normalisation(processors[0])
 
 
-def _reads_texts(config: PretrainedConfig) -> bool:
-    return type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-
-
 def _auto_class(config: PretrainedConfig) -> Any:
-    return AutoModelForSequenceClassification if _reads_texts(config) else AutoModelForVideoClassification
+    return AutoModelForSequenceClassification if classifies_texts(config) else AutoModelForVideoClassification
 
 
 def _kind(config: PretrainedConfig) -> str:
     return str((isinstance(config, ZooConfig) and config.architecture) or config.model_type)
 
 
-def _new_config(name: str) -> PretrainedConfig:
+def read_saved(field: str, source: str, trust_remote_code: bool) -> PretrainedConfig:
+    """Read the configuration of a checkpoint that `locate` found."""
+    config: PretrainedConfig = load_with(
+        field, AutoConfig.from_pretrained, source, trust_remote_code=trust_remote_code
+    )
+    return config
+
+
+def classifies_videos(config: PretrainedConfig) -> bool:
+    """Whether a configuration is of a model of AutoModelForVideoClassification, or one of its own code."""
+    own = getattr(config, "auto_map", None) or {}
+    return type(config) in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING or "AutoModelForVideoClassification" in own
+
+
+def classifies_texts(config: PretrainedConfig) -> bool:
+    """Whether a configuration is of a model of AutoModelForSequenceClassification, or one of its own code."""
+    own = getattr(config, "auto_map", None) or {}
+    return type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or "AutoModelForSequenceClassification" in own
+
+
+def _new_config(name: str, trust_remote_code: bool) -> PretrainedConfig:
     if name in ARCHITECTURES:
         return ZooConfig(architecture=name)
     if name in CONFIG_MAPPING:
         return CONFIG_MAPPING[name]()
+    if path := next((path for path in (Path(name, "config.json"), Path(name)) if path.is_file()), None):
+        check_code(path.parent, name, "config_name", trust_remote_code, path.name)
     if Path(name).exists():
-        return load_with("config_name", AutoConfig.from_pretrained, name)
+        return read_saved("config_name", name, trust_remote_code)
     near = difflib.get_close_matches(name, [*CONFIG_MAPPING, *ARCHITECTURES], n=1)
     hint = f"did you mean {near[0]}?" if near else "give a model type such as videomae, a folder or a JSON file"
     raise InputError(f"config_name: {name}: no such model type or file; {hint}")
@@ -363,9 +394,9 @@ def _check_shape(config: PretrainedConfig, field: str) -> None:
             raise InputError(f"{name}: got {value}; give a multiple of {unit}, the {of} of the model")
 
 
-def _renew_foreign_head(model: PreTrainedModel, name: str, revision: str | None) -> set[str]:
+def _renew_foreign_head(model: PreTrainedModel, own: PretrainedConfig) -> set[str]:
     """Start the head afresh where the checkpoint's has as many labels, but others: names of what was renewed."""
-    old = AutoConfig.from_pretrained(name, revision=revision).id2label
+    old = own.id2label
     head = getattr(model, "classifier", None)
     if head is None or old == model.config.id2label or len(old) != model.config.num_labels:
         return set()

@@ -119,7 +119,8 @@ def with_clips(model: PreTrainedModel, num_frames: int, image_size: int) -> PreT
     """
     config = _config_with_clips(model.config, num_frames, image_size)
     old_grid, new_grid = clip_grid(model.config), clip_grid(config)
-    new = AutoModelForVideoClassification.from_config(config).train(model.training)
+    is_foreign = getattr(model, "_auto_class", None) is not None  # its code was allowed when it was loaded
+    new = AutoModelForVideoClassification.from_config(config, trust_remote_code=is_foreign).train(model.training)
     shapes = {name: value.shape for name, value in new.state_dict().items()}
     weights, interpolated = model.state_dict(), []
     for name, weight in weights.items():

@@ -34,9 +34,9 @@ def load_autoencoder(
             model = VideoMAEForPreTraining(config)
             return model, sorted(name for name, _ in model.named_parameters())
         source = locate(model_name_or_path, revision=revision)
-        own = VideoMAEConfig.from_pretrained(source, revision=revision)
-        model, info = VideoMAEForPreTraining.from_pretrained(
-            source, revision=revision, config=config, dtype=torch.float32, output_loading_info=True
+        own = VideoMAEConfig.from_pretrained(source)  # nosec B615 # of a folder
+        model, info = VideoMAEForPreTraining.from_pretrained(  # nosec B615 # of a folder
+            source, config=config, dtype=torch.float32, output_loading_info=True, use_safetensors=True
         )
     except InputError:
         raise

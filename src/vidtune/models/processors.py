@@ -21,6 +21,7 @@ def load_processors(
     config: PretrainedConfig,
     revision: str | None = None,
     field: str = "model_name_or_path",
+    trust_remote_code: bool = False,
 ) -> list[Any]:
     """Load what turns raw frames into a model's input: the video processor, the image processor, or both.
 
@@ -34,10 +35,11 @@ def load_processors(
     size = side_length(getattr(config, size_key(config)))
     if model_name_or_path is None:
         return [_new_processor(config, size)]
-    processors = saved_processors(model_name_or_path, revision, field)
+    source = locate(model_name_or_path, field, revision, trust_remote_code)
+    processors = saved_processors(source, None, field, trust_remote_code)
     if isinstance(config, FrameClassifierConfig):
         return [_clip_processor("VideoMAEImageProcessor", size, *normalisation(processors[-1]))]
-    own = AutoConfig.from_pretrained(locate(model_name_or_path, revision=revision), revision=revision)
+    own = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)  # nosec B615 # of a folder
     own_size = side_length(getattr(own, size_key(own)))
     found = processor_size(processors[0])
     if found != own_size:
@@ -56,7 +58,10 @@ def picture_processor(size: int, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def saved_processors(
-    model_name_or_path: str, revision: str | None = None, field: str = "model_name_or_path"
+    model_name_or_path: str,
+    revision: str | None = None,
+    field: str = "model_name_or_path",
+    trust_remote_code: bool = False,
 ) -> list[Any]:
     """Load the video processor and the image processor of a checkpoint, in this order, where it has them.
 
@@ -65,13 +70,13 @@ def saved_processors(
     Raises:
         InputError: If it has neither, or they can't be read.
     """
-    source = locate(model_name_or_path, revision=revision)
+    source = locate(model_name_or_path, field, revision, trust_remote_code)
     processors, reasons = [], []
     with tempfile.TemporaryDirectory() as folder:
-        source = _mended_processor(source, revision, folder) or source
+        source = _mended_processor(source, folder, field) or source
         for auto in (AutoVideoProcessor, AutoImageProcessor):
             try:
-                processors.append(auto.from_pretrained(source, revision=revision))
+                processors.append(auto.from_pretrained(source, trust_remote_code=trust_remote_code))
             except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
                 reasons.append(first_line(error))
     if not processors:
@@ -140,20 +145,17 @@ def _clip_processor(name: str, size: int, mean: Sequence[float], std: Sequence[f
     return processor
 
 
-def _mended_processor(name: str, revision: str | None, folder: str) -> str | None:
+def _mended_processor(source: str, folder: str, field: str) -> str | None:
     """Copy a processor that names a class of transformers 4, under its present name; None if it doesn't."""
-    from transformers.utils import cached_file
-
-    try:
-        path = cached_file(name, "preprocessor_config.json", revision=revision)
-    except OSError:
+    path = Path(source) / "preprocessor_config.json"
+    if not path.is_file():
         return None
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        raise InputError(f"model_name_or_path: {path}: is not the JSON of a processor")
+        raise InputError(f"{field}: {path}: is not the JSON of a processor; copy the file anew")
     old = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
     if not old.endswith("FeatureExtractor"):
         return None

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig
 
 from vidtune.errors import InputError, first_line
 from vidtune.hub import locate
-from vidtune.models.loading import starting_config, with_labels
+from vidtune.models.loading import classifies_texts, starting_config, with_labels
 
 
 def read_text_config(
@@ -17,6 +17,7 @@ def read_text_config(
     config_overrides: Mapping[str, Any],
     labels: Sequence[str],
     revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> PretrainedConfig:
     """Read the configuration of a model of AutoModelForSequenceClassification, and set the labels.
 
@@ -25,8 +26,8 @@ def read_text_config(
     Raises:
         InputError: If there is no such model, or it reads no texts.
     """
-    config = starting_config(model_name_or_path, config_name, config_overrides, revision)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    config = starting_config(model_name_or_path, config_name, config_overrides, revision, trust_remote_code)
+    if not classifies_texts(config):
         raise InputError(
             f"task: text-classification: {model_name_or_path or config_name}: a {config.model_type} model reads no "
             "texts; give one that does, such as google-bert/bert-base-uncased"
@@ -35,7 +36,11 @@ def read_text_config(
 
 
 def load_tokenizer(
-    model_name_or_path: str | None, config_name: str | None, config: PretrainedConfig, revision: str | None = None
+    model_name_or_path: str | None,
+    config_name: str | None,
+    config: PretrainedConfig,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Any:
     """Load the tokenizer of a checkpoint, or the one beside the configuration of a new model.
 
@@ -44,6 +49,7 @@ def load_tokenizer(
         config_name: Without a checkpoint: the folder of the configuration, which holds the tokenizer, too.
         config: The model's.
         revision: Branch, tag or commit of a checkpoint on the Hub.
+        trust_remote_code: Whether code that lies in the checkpoint, or beside the configuration, may be run.
 
     Raises:
         InputError: If there is none, it doesn't fit the model, or it can't fill up short texts.
@@ -53,9 +59,11 @@ def load_tokenizer(
     if not model_name_or_path and not Path(name).is_dir():
         raise InputError(f"config_name: {name}: a new model has no tokenizer; {remedy}")
     field = "model_name_or_path" if model_name_or_path else "config_name"
-    source = locate(name, field, revision)
+    source = locate(name, field, revision if model_name_or_path else None, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # of a folder
+            source, trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # whatever its libraries raise
         raise InputError(
             f"{field}: {name}: has no tokenizer that can be read ({first_line(error)}); {remedy}"

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
 
 from vidtune.errors import InputError, first_line
 from vidtune.models.attentive_probe import attentive_probe
@@ -114,27 +113,31 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def adapter_base(name: str, revision: str | None = None) -> tuple[str, str | None] | None:
-    """Tell which checkpoint, and which revision of it, an adapter belongs to; None if it is none.
+def adapter_base(folder: str) -> tuple[str, str | None] | None:
+    """Tell which checkpoint, and which revision of it, an adapter belongs to; None if a folder holds none.
 
-    Args:
-        name: Folder or Hub id of what may be an adapter.
-        revision: Its branch, tag or commit on the Hub.
+    Raises:
+        InputError: If the record of the adapter is damaged.
     """
-    path = cached_file(name, ADAPTER_CONFIG, revision=revision, _raise_exceptions_for_missing_entries=False)
-    if path is None:
+    path = Path(folder) / ADAPTER_CONFIG
+    if not path.is_file():
         return None
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
-    return values["base_model_name_or_path"], values.get("revision")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        base, revision = values["base_model_name_or_path"], values.get("revision")
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str):
+        raise InputError(f"model: {path}: names no base model of an adapter; copy the file anew")
+    return base, revision
 
 
-def with_adapter(model: PreTrainedModel, name: str, revision: str | None = None) -> PreTrainedModel:
+def with_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """Add an adapter to the weights of its base model.
 
     Args:
         model: The base model, with a head for the adapter's labels; changed in place.
-        name: What a run with lora saved: folder or Hub id.
-        revision: Its branch, tag or commit on the Hub.
+        folder: What a run with lora saved.
 
     Returns:
         The plain model.
@@ -145,9 +148,9 @@ def with_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
     from peft import PeftModel
 
     try:
-        merged: PreTrainedModel = PeftModel.from_pretrained(model, name, revision=revision).merge_and_unload()
+        merged: PreTrainedModel = PeftModel.from_pretrained(model, folder).merge_and_unload()
     except Exception as error:  # whatever peft and torch raise
-        raise InputError(f"model: {name}: its adapter doesn't fit its base model: {first_line(error)}") from None
+        raise InputError(f"model: {folder}: its adapter doesn't fit its base model: {first_line(error)}") from None
     return merged
 
 

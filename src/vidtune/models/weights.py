@@ -1,12 +1,36 @@
-"""Weights of pytorchvideo and torchvision, as these libraries publish them."""
+"""Weights in pickles: read without running any code, and those of pytorchvideo and torchvision made to fit ours."""
 
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import UnpicklingError  # nosec B403 # only the name of an error
 
 import torch
 
 from vidtune.errors import InputError, first_line
 from vidtune.models.zoo import ZooForVideoClassification
+
+
+def read_pickle(path: str | Path, field: str, remedy: str) -> dict[str, torch.Tensor]:
+    """Read tensors by name from a pickle; one that would run code is refused, and none of it runs.
+
+    Args:
+        path: What torch.save wrote: tensors by name, or these under `model_state` or `state_dict`.
+        field: What errors call it.
+        remedy: What to do instead, in errors.
+
+    Raises:
+        InputError: If the file can't be read, or holds anything else.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # whose message tells how to run the code in it
+        raise InputError(f"{field}: {path}: can't be read: it holds more than weights, or none; {remedy}") from None
+    except Exception as error:  # whatever torch raises for what is no file of its own
+        raise InputError(f"{field}: {path}: can't be read: {first_line(error)}") from None
+    for key in ("model_state", "state_dict"):
+        saved = saved.get(key, saved) if isinstance(saved, dict) else None
+    if not saved or not all(isinstance(value, torch.Tensor) for value in saved.values()):
+        raise InputError(f"{field}: {path}: holds no weights by name; {remedy}")
+    return dict(saved)
 
 
 def import_weights(model: ZooForVideoClassification, path: str) -> list[str]:
@@ -25,18 +49,7 @@ def import_weights(model: ZooForVideoClassification, path: str) -> list[str]:
     """
     if not Path(path).is_file():
         raise InputError(f"weights: {path}: is no file; give one of pytorchvideo's or torchvision's")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # whose message tells how to run the code in it
-        raise InputError(
-            f"weights: {path}: can't be read: it holds more than weights, or none; give a file of pytorchvideo's or "
-            "torchvision's"
-        ) from None
-    except Exception as error:  # whatever torch raises for what is no file of its own
-        raise InputError(f"weights: {path}: can't be read: {first_line(error)}") from None
-    saved = saved.get("model_state", saved) if isinstance(saved, dict) else None
-    if not saved or not all(isinstance(value, torch.Tensor) for value in saved.values()):
-        raise InputError(f"weights: {path}: holds no weights by name; give a file of pytorchvideo's or torchvision's")
+    saved = read_pickle(path, "weights", "give a file of pytorchvideo's or torchvision's")
     projection = f"{model.config.facts.projection}."
     weights = {
         f"classifier.{name.removeprefix(projection)}" if name.startswith(projection) else f"backbone.{name}": value
