@@ -96,9 +96,7 @@ def check_writable(output_dir: Path, field: str = "output_dir") -> None:
         with tempfile.TemporaryDirectory(prefix=".", suffix=STAGING, dir=found):
             pass
     except OSError as error:
-        raise InputError(
-            f"{field}: {output_dir}: can't be written ({error.strerror}); give another folder"
-        ) from None
+        raise InputError(f"{field}: {output_dir}: can't be written ({error.strerror}); give another folder") from None
 
 
 def is_run(folder: Path) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError  # nosec B403 # its error alone
 from typing import Any
 
 import torch
@@ -117,6 +118,9 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         with SignalWatch() as self.signals, self._clear_end():
             try:
                 result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            except UnpicklingError as error:  # torch's advice is to run what stands there
+                reason = "an archive in it is damaged, or holds more than tensors and numbers; take another"
+                raise InputError(f"resume_from_checkpoint: {resume_from_checkpoint}: {reason}") from error
             finally:
                 self._close_bars()
         [noted] = self.processes.largest(self.signals.noted)
