@@ -65,6 +65,16 @@ def free_port():
         return str(found.getsockname()[1])
 
 
+def wait_for_listener(address, port):
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return socket.create_connection((address, port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"nobody listens at {address}:{port}"
+            time.sleep(0.1)
+
+
 def report_of(output_dir):
     return json.loads((Path(output_dir) / "report.json").read_text())
 
@@ -218,18 +228,21 @@ def test_a_launcher_that_starts_one_process_of_two_is_found_out(dataset, tmp_pat
 @pytest.mark.parametrize("config, more", [("multi_node", []), ("multi_node_elastic", ["--rdzv_backend", "c10d"])])
 def test_two_machines_train_as_one_process_does(config, more, dataset, one_process, tmp_path):
     launcher = ["--config_file", str(FOLDER / f"{config}.yaml"), "--num_processes", "2", *more]
-    launcher += ["--main_process_ip", "127.0.0.2", "--main_process_port", free_port()]
-    machines = [
-        start(
-            [*launcher, "--machine_rank", rank],
-            ["recipes/finetune.py"],
-            dataset=dataset,
-            output_dir=tmp_path / "run",
-            per_device_train_batch_size=2,
-            **STEADY,
+    port = free_port()
+    launcher += ["--main_process_ip", "127.0.0.2", "--main_process_port", port]
+    machines = []
+    for rank in "01":
+        machines.append(
+            start(
+                [*launcher, "--machine_rank", rank],
+                ["recipes/finetune.py"],
+                dataset=dataset,
+                output_dir=tmp_path / "run",
+                per_device_train_batch_size=2,
+                **STEADY,
+            )
         )
-        for rank in "01"
-    ]
+        wait_for_listener("127.0.0.2", int(port))  # the first refuses a port that the second has taken before it
     for code, output in map(finish, machines):
         assert code == 0, output[-3000:]
     report = report_of(tmp_path / "run")

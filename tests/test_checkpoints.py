@@ -3,6 +3,8 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from run_recipe import refused
 from vidtune.training.checkpoints import (
@@ -24,6 +26,16 @@ def make(folder, *names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
+    return folder
+
+
+def make_checkpoint(folder):
+    """Write what a whole checkpoint has."""
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text("{}")
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.save({}, folder / name)
     return folder
 
 
@@ -82,7 +94,8 @@ def test_a_folder_is_locked_as_long_as_a_run_goes_on(tmp_path):
 
 
 def test_auto_finds_the_newest_whole_checkpoint(tmp_path):
-    make(tmp_path, *(f"checkpoint-{step}/trainer_state.json" for step in (2, 9, 10)))
+    for step in (2, 9, 10):
+        make_checkpoint(tmp_path / f"checkpoint-{step}")
     make(tmp_path, "checkpoint-11/model.safetensors", "checkpoint-best/trainer_state.json", "checkpoint-12")
     make(tmp_path, ".unfinished/checkpoint-13/trainer_state.json")
     assert find_checkpoint("auto", tmp_path) == tmp_path / "checkpoint-10"
@@ -90,8 +103,9 @@ def test_auto_finds_the_newest_whole_checkpoint(tmp_path):
 
 
 def test_a_checkpoint_can_be_named(tmp_path):
-    make(tmp_path, "elsewhere/trainer_state.json", "checkpoint-3/trainer_state.json")
-    assert find_checkpoint(str(tmp_path / "elsewhere"), tmp_path) == tmp_path / "elsewhere"
+    elsewhere = make_checkpoint(tmp_path / "elsewhere")
+    make_checkpoint(tmp_path / "run" / "checkpoint-3")
+    assert find_checkpoint(str(elsewhere), tmp_path / "run") == elsewhere
 
 
 def test_a_run_without_a_checkpoint_says_how_to_start_afresh(tmp_path):

@@ -25,7 +25,7 @@ from vidtune.models.positions import (
     with_clips,
 )
 from vidtune.models.processors import load_processors, processor_size
-from vidtune.training.trainer import load_weights
+from vidtune.training.weights import load_weights
 
 HALF_AS_LARGE_AGAIN = {32: 48, 36: 54}
 TABLES_OF = {

@@ -237,10 +237,13 @@ def test_trusted_code_is_of_the_commit_that_was_asked_for(hub: HubServer, tmp_pa
     assert torch.allclose(new, 1000 * old)
 
 
-def test_code_of_another_repository_is_refused_even_if_trusted(tmp_path):
-    checkpoint = write_tint(tmp_path / "tint", tmp_path / "ran")
-    text = (checkpoint / "config.json").read_text().replace('"configuration_tint', '"other/repo--configuration_tint')
-    (checkpoint / "config.json").write_text(text)
+@pytest.mark.parametrize("is_known", [False, True])
+def test_code_of_another_repository_is_refused_even_if_trusted(tmp_path, is_known):
+    """Also where transformers has the class itself: code that is trusted is taken before it."""
+    checkpoint = write_model(tmp_path / "m") if is_known else write_tint(tmp_path / "tint", tmp_path / "ran")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForVideoClassification": "other/repo--modeling_tint.TintForVideoClassification"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
     message = refused(load_trained, str(checkpoint), trust_remote_code=True)
     assert "names code of another repository, other/repo" in message
 

@@ -38,6 +38,16 @@ class Send(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
+class Look(TrainerCallback):
+    """Looks at something in each step."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.look()
+
+
 def history(trainer):
     return [{name: entry[name] for name in entry if name not in TIMES} for entry in trainer.state.log_history]
 
@@ -73,9 +83,15 @@ def test_a_run_that_a_signal_stops_goes_on_as_if_it_had_not(straight, tmp_path, 
     assert {"checkpoint-3", "checkpoint-6", "checkpoint-9"} <= set(checkpoints(tmp_path))
 
 
-def test_signals_are_as_before_when_training_is_over(straight):
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+def test_signals_are_as_before_when_training_is_over(tmp_path):
+    def handlers():
+        return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    before, during = handlers(), []
+    trainer = build(tmp_path, None, Noise(4))
+    trainer.add_callback(Look(lambda: during.append(handlers())))
+    trainer.train()
+    assert handlers() == before and before not in during and during
 
 
 @pytest.fixture(scope="module")

@@ -47,8 +47,11 @@ def shard_index(
     with FileLock(f"{path}.lock"):
         if not path.exists():
             temporary = path.with_suffix(".unfinished")
-            _write_index(temporary, list(names), scan, split, places)
-            temporary.replace(path)
+            try:
+                _write_index(temporary, list(names), scan, split, places)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
     return Dataset.from_file(str(path))
 
 

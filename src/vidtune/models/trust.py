@@ -66,7 +66,7 @@ def check_weights(names: Sequence[str], name: str, field: str, revision: str | N
 def check_code(folder: Path, name: str, field: str, trust_remote_code: bool, config: str = "config.json") -> None:
     """Check that a checkpoint needs no code of its own, or may run it.
 
-    Where transformers has the class itself, that one is taken, whatever code lies beside it.
+    Where transformers has the class itself, that one is taken, whatever code lies beside it, unless that is trusted.
 
     Args:
         folder: That holds its files.
@@ -79,7 +79,7 @@ def check_code(folder: Path, name: str, field: str, trust_remote_code: bool, con
         InputError: If it may not, or lies in another repository, where no revision pins it.
     """
     for file in (config, *CLASS_FIELDS):
-        for reference in code_of(folder / file):
+        for reference in code_of(folder / file, trust_remote_code):
             if not trust_remote_code:
                 raise untrusted(name, field, f"{reference.rpartition('.')[0]}.py, as its {file} says")
             if "--" in reference:
@@ -97,14 +97,19 @@ def untrusted(name: str, field: str, code: str) -> InputError:
     )
 
 
-def code_of(file: Path) -> list[str]:
-    """List the `module.Class` that a JSON file of a checkpoint needs; none where transformers has the class."""
+def code_of(file: Path, trust_remote_code: bool = False) -> list[str]:
+    """List the `module.Class` that transformers would run for a JSON file of a checkpoint.
+
+    None where it has the class itself; but with `trust_remote_code` it prefers the code to its own class.
+    """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # what is wrong with it is said by what reads it
         return []
     auto_map = values.get("auto_map") if isinstance(values, dict) else None
-    if not isinstance(auto_map, dict) or _is_known(file.name, values):
+    if isinstance(auto_map, list):  # as older tokenizers have it
+        auto_map = {"AutoTokenizer": auto_map}
+    if not isinstance(auto_map, dict) or (not trust_remote_code and _is_known(file.name, values)):
         return []
     references = [item for value in auto_map.values() for item in (value if isinstance(value, list) else [value])]
     return [str(item) for item in references if item]

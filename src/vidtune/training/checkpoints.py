@@ -170,10 +170,11 @@ def half_written(checkpoint: Path) -> str | None:
 
     Weights are checked by their size, archives of torch by the directory at their end; nothing is loaded.
     """
-    try:
-        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"{STATE} is cut short"
+    for path in sorted({checkpoint / STATE, *checkpoint.glob("*.json")}):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return f"{path.name} is cut short"
     names = {path.name for path in checkpoint.iterdir()}
     sharded = any(name.startswith(("global_step", "pytorch_model_fsdp")) for name in names)
     if not sharded and not any(fnmatch(name, "*model*.safetensors") for name in names):
@@ -268,7 +269,10 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there."""
     temporary = path.with_name(f".{path.name}.unfinished")
-    temporary.write_bytes(content)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

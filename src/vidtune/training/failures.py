@@ -1,6 +1,8 @@
 """How a run ends that can't go on: in one line that names the cause and the knob, its last checkpoint whole."""
 
+import errno
 import os
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from vidtune.data.workers import WatchedRows, loader_failure
 from vidtune.errors import NO_ROOM, RunError, first_line
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-FULL_DISK = (*(os.strerror(number) for number in NO_ROOM), "PytorchStreamWriter failed writing")
+FULL_DISK = (*map(os.strerror, NO_ROOM), "PytorchStreamWriter", "inline_container", "iostream error")
 """What safetensors (from Rust) and torch.save say, which raise no OSError."""
 
 
@@ -60,6 +62,8 @@ def while_saving(name: str, output_dir: Path, go_on: str) -> Iterator[None]:
         if not full and not any(words in str(error) for words in FULL_DISK):
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        if shutil.disk_usage(output_dir).free < 2**20:  # torch speaks of a position that it didn't expect
+            reason = os.strerror(errno.ENOSPC)
         raise RunError(
             f"output_dir: {output_dir}: {name} can't be saved ({reason}); make room, or keep fewer checkpoints with "
             f"save_total_limit{go_on}"
@@ -72,7 +76,7 @@ def check_finite(model: nn.Module, name: str) -> None:
     Raises:
         RunError: If they are not.
     """
-    for parameter, value in [*model.named_parameters(), *model.named_buffers()]:
+    for parameter, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
             raise RunError(
                 f"learning_rate: {parameter} is no finite number any more, so {name} is not saved; make it smaller, "

@@ -1,6 +1,7 @@
 """The processes of a run, and what they must agree on between two steps."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,10 +15,13 @@ class Processes:
 
     Args:
         count: How many there are, >= 1.
+        timeout: How long one waits for the others, which torch would not take from the group of all; None: half an
+            hour.
     """
 
-    def __init__(self, count: int) -> None:
-        self.group: Any = dist.new_group(backend="gloo") if count > 1 and dist.is_initialized() else None
+    def __init__(self, count: int, timeout: timedelta | None = None) -> None:
+        several = count > 1 and dist.is_initialized()
+        self.group: Any = dist.new_group(backend="gloo", timeout=timeout) if several else None
 
     def largest(self, *values: int) -> list[int]:
         """Give the largest of each value over all processes."""

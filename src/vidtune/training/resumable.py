@@ -94,8 +94,8 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
                 blocks = {type(block).__name__ for block in find_blocks(model).values()}
                 plugin.transformer_cls_names_to_wrap = sorted(blocks)
         self.max_nan_steps, self.dataloader_timeout = max_nan_steps, dataloader_timeout
-        self.nan_steps, self.step_batches = 0, list[tuple[torch.Tensor, list[int]]]()
-        self.processes = Processes(args.world_size)
+        self.nan_steps, self.step_batches = 0, list[tuple[torch.Tensor, torch.Tensor]]()
+        self.processes = Processes(args.world_size, args.ddp_timeout_delta)
         self.watched = dict[str, WatchedRows]()
         self.signals: SignalWatch | None = None
         self.stop_signal = 0
@@ -185,7 +185,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)
         finally:
             vars(model).pop("train", None)
-        self.step_batches.append((loss, inputs["rows"].tolist()))
+        self.step_batches.append((loss, inputs["rows"]))  # read where it is needed: a GPU would be waited for
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -203,7 +203,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             RunError: If it is the last of `max_nan_steps` in a row.
         """
         batches, self.step_batches = self.step_batches, []
-        bad_rows = [row for loss, rows in batches if not math.isfinite(loss) for row in rows]
+        bad_rows = [row for loss, rows in batches if not math.isfinite(loss) for row in rows.tolist()]
         noted = self.signals.noted if self.signals else 0
         self.stop_signal, is_bad = self.processes.largest(noted, bool(bad_rows))
         self.nan_steps = self.nan_steps + 1 if is_bad else 0

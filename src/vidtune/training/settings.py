@@ -65,7 +65,7 @@ def training_arguments(
         known = [name for name in LOGGED_METRICS if name not in UNLOGGED_METRICS[multi_label]]
         if metric.removeprefix("eval_") not in known:
             raise InputError(f"metric_for_best_model: got {metric!r}; give one of {', '.join(known)}")
-    given.setdefault("logging_nan_inf_filter", False)  # a loss that is no number shows, and each step is spared a wait
+    given.setdefault("logging_nan_inf_filter", False)  # a loss that is no number shows
     given |= {"push_to_hub": False, "remove_unused_columns": False, "label_names": ["labels"]}
     try:
         with warnings.catch_warnings():  # newer versions call it activation_checkpointing, and still take the old name

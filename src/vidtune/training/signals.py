@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT, as a scheduler or Ctrl-C sends them, taken as a wish to save and stop."""
 
+import os
 import signal
-import sys
 import threading
 import time
 from types import FrameType
@@ -32,11 +32,12 @@ class SignalWatch:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.noted:
             self.noted, self._when = number, time.monotonic()
-            sys.stderr.write(f"\n{signal.Signals(number).name}: finishing the step, then saving a checkpoint\n")
+            line = f"\n{signal.Signals(number).name}: finishing the step, then saving a checkpoint\n"
+            os.write(2, line.encode())  # a progress bar may be in the middle of writing to sys.stderr
         elif number == signal.SIGINT and time.monotonic() - self._when > PATIENCE_SECONDS:
             raise KeyboardInterrupt
