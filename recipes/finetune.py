@@ -92,7 +92,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             clear_run(output_dir)
             write_text(output_dir / "config.yaml", config)
         print(", ".join(f"{split}: {len(part)} videos" for split, part in clips.items()), f"-> {output_dir}")
-        print("newly initialised:", ", ".join(newly_initialised) if options.model.model_name_or_path else "all")
+        if checkpoint:
+            print("goes on from:", checkpoint)
+        else:
+            print("newly initialised:", ", ".join(newly_initialised) if options.model.model_name_or_path else "all")
     trainer.accelerator.wait_for_everyone()
 
     # Train, save, score by video

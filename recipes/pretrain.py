@@ -91,6 +91,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         if reason := split["labels_not_read"]:
             print(f"no labels are read, and no videos kept for a test ({reason})")
         print(", ".join(f"{split}: {len(part)} videos" for split, part in clips.items()), f"-> {output_dir}")
+        if checkpoint:
+            print("goes on from:", checkpoint)
     trainer.accelerator.wait_for_everyone()
 
     # Train, save, score, draw

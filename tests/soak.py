@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,23 @@ def soak(folder: Path, kills: int, draw: random.Random, bar: Any) -> list[dict[s
             for start in run_with_kills(output_dir, folder / reads, moments, **options):
                 starts.append(vars(start))
                 bar.update(start.phase != "finished")
-            problems = differences(whole, output_dir)
+            problems = differences(whole, output_dir) + lost_steps(starts)
         except AssertionError as error:  # it could not be resumed, or did not end
             problems = [str(error)]
         facts = {"run": number, "reads": reads, "processes": processes}
         runs.append(facts | {"starts": starts, "equal": not problems, "differences": problems})
     return runs
+
+
+def lost_steps(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say where a run that was warned by SIGTERM did not go on from the step that it was at."""
+    return [
+        f"SIGTERM after step {start['steps']}, and it went on from {following['resumed_from']}"
+        for start, following in pairwise(starts)
+        if start["signal"] == signal.SIGTERM
+        and start["phase"] in ("training", "evaluating", "saving")
+        and following["resumed_from"] < start["steps"]
+    ]
 
 
 def draw_moments(draw: random.Random, number: int) -> list[Moment]:

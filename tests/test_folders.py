@@ -128,6 +128,13 @@ def test_a_link_to_nowhere_is_not_passed_over(tmp_path: Path) -> None:
         load_videos(str(tmp_path))
 
 
+def test_a_pipe_is_no_video(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.mp4", "dog/1.mp4")
+    os.mkfifo(tmp_path / "dog" / "2.mp4")
+    with one_line_error("dog/2.mp4: is a pipe or a device", "remove it"):
+        load_videos(str(tmp_path))
+
+
 def test_what_a_folder_holds_besides_videos_is_counted_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

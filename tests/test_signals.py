@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from run_recipe import REPOSITORY, TINY, finetune, words
 from test_trainer import Noise, assert_same, build, build_model, checkpoints, weights
 from video_files import write_folder_dataset
+from vidtune.data.workers import ForkContext, SpawnContext, start_worker
 from vidtune.errors import Interrupted
 from vidtune.training.checkpoints import list_checkpoints
 
@@ -150,3 +151,22 @@ def test_two_processes_stop_at_the_same_step_though_one_alone_is_told(dataset, t
     newest = list_checkpoints(tmp_path / "run")[-1]
     assert stderr.count(f"go on from {newest.name} with --resume_from_checkpoint auto") >= 2, stderr
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in newest.iterdir()}
+
+
+@pytest.mark.parametrize("kind", [ForkContext, SpawnContext])
+def test_a_worker_that_is_told_to_end_while_it_starts_does_not(kind):
+    worker = kind().Process(target=be_told_while_starting)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    worker.start()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    worker.join(60)
+    assert worker.exitcode == 7
+
+
+def be_told_while_starting():
+    """What a worker of a data loader does: it has torch's handler of SIGTERM before ours."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    start_worker(0)
+    os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(7)

@@ -48,8 +48,10 @@ def read_folder(folder: Path, videos: Sequence[str], others: Sequence[str], labe
         path = folder / name
         if labelled and len(parts) < (3 if has_splits else 2):
             raise InputError(f"dataset: {path}: lies outside of a class folder; put it into one named for its label")
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"dataset: {path}: is a link to a file that does not exist; fetch it, or remove the link")
+        if not path.is_file():
+            raise InputError(f"dataset: {path}: is a pipe or a device, and no file; remove it")
         split = SPLITS[parts[0].lower()] if has_splits and len(parts) > 1 else "train"
         label = {"label": parts[1] if has_splits else parts[0]} if labelled else {}
         rows.append({"video": str(path), **label, "split": split, "video_id": name})

@@ -1,9 +1,11 @@
 """Workers of a data loader: which video each has in hand, and how they end."""
 
+import multiprocessing
 import re
 import signal
 from collections.abc import Callable, Collection
 from functools import partial
+from multiprocessing import context, resource_tracker
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
@@ -14,6 +16,7 @@ from vidtune.data.clips import Item
 from vidtune.errors import RunError
 
 NOTHING = -1
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid")
 STALLED = "DataLoader timed out"
 
@@ -51,6 +54,47 @@ class WatchedRows(TorchDataset[Item]):
         return [row["video"]["path"] or row["video_id"] for row in rows]
 
 
+def _start_shielded(start: Callable[[], None]) -> None:
+    """Start a process that leaves signals pending until `start_worker`: torch has it die of SIGTERM before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class ForkedWorker(context.ForkProcess):
+    """A worker that no signal reaches before it is ready."""
+
+    def start(self) -> None:
+        """Start it."""
+        _start_shielded(super().start)
+
+
+class SpawnedWorker(context.SpawnProcess):
+    """A worker that no signal reaches before it is ready."""
+
+    def start(self) -> None:
+        """Start it."""
+        resource_tracker.ensure_running()  # which lets signals through again where it has to start one
+        _start_shielded(super().start)
+
+
+class ForkContext(context.ForkContext):
+    """Makes forked workers."""
+
+    Process = ForkedWorker
+
+
+class SpawnContext(context.SpawnContext):
+    """Makes spawned workers."""
+
+    Process = SpawnedWorker
+
+
+CONTEXTS = {"fork": ForkContext, "spawn": SpawnContext}
+
+
 def start_worker(worker_id: int, then: Callable[[int], None] | None = None) -> None:
     """Begin as a worker: leave signals that reach the whole group of processes to the main one.
 
@@ -58,8 +102,9 @@ def start_worker(worker_id: int, then: Callable[[int], None] | None = None) -> N
         worker_id: Number of the worker.
         then: What else begins with a worker.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if then:
         then(worker_id)
 
@@ -68,9 +113,12 @@ def watch_workers(loader: DataLoader[Item], timeout_seconds: float) -> None:
     """Have a data loader's workers outlive signals, and be given up where they hand over nothing for a time."""
     inner = getattr(loader, "base_dataloader", loader)  # accelerate's stands around another
     before = inner.worker_init_fn
+    method = (inner.multiprocessing_context or multiprocessing).get_start_method()
     for part in {id(part): part for part in (inner, loader)}.values():
         part.worker_init_fn = partial(start_worker, then=before)
         part.timeout = timeout_seconds
+        if method in CONTEXTS:
+            part.multiprocessing_context = CONTEXTS[method]()
 
 
 def loader_failure(error: RuntimeError, watched: Collection[WatchedRows], timeout_seconds: float) -> RunError | None:

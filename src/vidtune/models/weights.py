@@ -1,5 +1,6 @@
 """Weights in pickles: read without running any code, and those of pytorchvideo and torchvision made to fit ours."""
 
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError  # nosec B403 # only the name of an error
 
@@ -21,7 +22,9 @@ def read_pickle(path: str | Path, field: str, remedy: str) -> dict[str, torch.Te
         InputError: If the file can't be read, or holds anything else.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol: what can't be read is refused below
+            saved = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:  # whose message tells how to run the code in it
         raise InputError(f"{field}: {path}: can't be read: it holds more than weights, or none; {remedy}") from None
     except Exception as error:  # whatever torch raises for what is no file of its own
