@@ -131,6 +131,13 @@ COMMAND_LINE_ROWS: list[Row] = [
     ("finetune", "--max_steps 99999999999999999999", ["max_steps: got 99999999999999999999", "less than 2147483648"]),
     ("finetune", "--per_device_train_batch_size 0", ["per_device_train_batch_size: got 0", "or equal to 1"]),
     ("finetune", "--dataloader_num_workers=-1", ["dataloader_num_workers: got -1", "or equal to 0"]),
+    ("finetune", "--max_nan_steps 0", ["max_nan_steps: got 0", "or equal to 1"]),
+    ("finetune", "--dataloader_timeout=-1", ["dataloader_timeout: got -1", "or equal to 0"]),
+    (
+        "pretrain",
+        "--dataloader_timeout 5 --dataloader_num_workers 0",
+        ["dataloader_timeout: 5", "goes with workers", "leave one out"],
+    ),
     ("finetune", "--num_frames 8.5", ["num_frames: got 8.5", "valid integer"]),
     ("pretrain", "--mask_ratio 1", ["mask_ratio: got 1", "less than 1"]),
     ("evaluate", "--spatial_crops 2", ["spatial_crops: got 2", "should be 1 or 3"]),

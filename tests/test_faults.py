@@ -14,7 +14,7 @@ from run_recipe import refused
 from test_trainer import Noise, assert_same, build, build_model, checkpoints, weights
 from vidtune.errors import RunError
 from vidtune.training.checkpoints import find_checkpoint, half_written
-from vidtune.training.failures import less_memory
+from vidtune.training.failures import clear_end, less_memory
 
 EVERY_STEP = {"save_strategy": "steps", "save_steps": 1, "logging_strategy": "steps", "logging_steps": 1}
 
@@ -65,6 +65,16 @@ def test_a_lack_of_memory_names_the_knobs(tmp_path, training):
     assert "per_device_train_batch_size 2 with gradient_accumulation_steps 2" in str(caught.value)
     assert "gradient_checkpointing true" in str(caught.value)
     assert checkpoints(tmp_path) == ([] if training else ["checkpoint-1", "checkpoint-2"])
+
+
+def test_the_end_of_another_process_is_told_from_errors_of_ours():
+    gloo = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:20593"
+    line = "another process of the run ended .* go on with --resume_from_checkpoint auto"
+    with pytest.raises(RunError, match=line), clear_end([], 0, ""):
+        raise RuntimeError(gloo)
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught, clear_end([], 0, ""):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    assert not isinstance(caught.value, RunError)
 
 
 def test_the_knobs_of_memory_are_those_that_can_still_be_turned():

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vidtune.options import (
         DataArguments,
         EvaluateArguments,
+        FaultArguments,
         FeatureArguments,
         ModelArguments,
         PredictArguments,
@@ -70,6 +71,8 @@ def check_together(sections: Mapping[str, Any], training: Mapping[str, Any]) -> 
             f"overwrite: True would replace the run that resume_from_checkpoint: {resume} goes on with; leave one out"
         )
     _check_training(training)
+    if faults := sections.get("faults"):
+        _check_faults(faults, training)
     if source := sections.get("source"):
         _check_source(source)
         _check_streaming(source, sections)
@@ -155,6 +158,14 @@ def _check_training(training: Mapping[str, Any]) -> None:
         raise InputError(
             f"load_best_model_at_end: needs the same eval_strategy and save_strategy, and they are {watched} and "
             f"{saved}; set both to epoch"
+        )
+
+
+def _check_faults(faults: "FaultArguments", training: Mapping[str, Any]) -> None:
+    seconds = faults.dataloader_timeout
+    if training.get("dataloader_num_workers") == 0 and seconds not in (0, type(faults)().dataloader_timeout):
+        raise InputError(
+            f"dataloader_timeout: {seconds:g}: goes with workers, and dataloader_num_workers is 0; leave one out"
         )
 
 

@@ -140,12 +140,13 @@ def loader_failure(error: RuntimeError, watched: Collection[WatchedRows], timeou
     kill_children()
     more = f" and {len(videos) - 4} more" if len(videos) > 4 else ""
     in_hand = f"in hand: {', '.join(videos[:4])}{more}" if videos else "with no video in hand"
+    mend = ", or mend or remove that video" if videos else ""
     if stalled:
         return RunError(
-            f"dataloader_timeout: no clip came for {timeout_seconds:g} s; {in_hand}; mend or remove that video, or "
-            "wait longer with --dataloader_timeout"
+            f"dataloader_timeout: no clip came for {timeout_seconds:g} s; {in_hand}; wait longer with "
+            f"--dataloader_timeout{mend}"
         )
     return RunError(
         f"dataloader_num_workers: a worker died, as a lack of memory or a crash of the decoder ends one; {in_hand}; "
-        "start fewer workers, or mend or remove that video"
+        f"start fewer workers{mend}"
     )

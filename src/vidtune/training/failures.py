@@ -15,6 +15,9 @@ from vidtune.data.workers import WatchedRows, loader_failure
 from vidtune.errors import NO_ROOM, RunError, first_line
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+OTHER_PROCESS = ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted")
+"""What gloo and NCCL say where a process has gone."""
+
 FULL_DISK = (*map(os.strerror, NO_ROOM), "PytorchStreamWriter", "inline_container", "iostream error")
 """What safetensors (from Rust) and torch.save say, which raise no OSError."""
 
@@ -40,6 +43,11 @@ def clear_end(watched: Collection[WatchedRows], timeout_seconds: float, smaller:
             raise failure from None
         if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
             raise RunError(f"out of memory ({first_line(error)}); {smaller}") from None
+        if any(words in str(error) for words in OTHER_PROCESS):
+            raise RunError(
+                f"another process of the run ended ({first_line(error)}), and says why; go on with "
+                "--resume_from_checkpoint auto"
+            ) from None
         raise
 
 
